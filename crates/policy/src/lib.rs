@@ -1,0 +1,18 @@
+//! Decisions, and nothing but decisions: no input or output, clock, thread, log or global. The
+//! time and a seed are arguments, what to do is the return value. Each module stands alone;
+//! putting them together is left to `edge` and `supervisor`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod balance;
+pub mod lifecycle;
+pub mod restart;
+pub mod retry;
+pub mod rollout;
+
+#[cfg(test)]
+mod testing;
