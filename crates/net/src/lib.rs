@@ -1,0 +1,20 @@
+//! What a shard of the data plane is made of below HTTP: sockets with remembered readiness,
+//! listeners, coarse timers, gathered writes, a buffer store, and a mailbox that wakes the shard.
+//!
+//! Readiness is edge-triggered `epoll` by way of `mio`. Nothing here knows about requests.
+
+#![forbid(unsafe_code)]
+
+mod buffers;
+mod gather;
+mod listen;
+mod mailbox;
+mod socket;
+mod timers;
+
+pub use buffers::BufferStore;
+pub use gather::Gather;
+pub use listen::{Accepted, BoundListener, ListenError, Listener};
+pub use mailbox::{Mailbox, Postbox, mailbox};
+pub use socket::{Peer, Socket, Transfer};
+pub use timers::{TimerKey, Timers};

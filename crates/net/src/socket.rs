@@ -1,0 +1,373 @@
+//! A connected stream socket, TCP or unix, with its readiness remembered between events.
+//!
+//! `epoll` is edge-triggered here: an event says that something changed, and the socket keeps that
+//! in mind until an operation finds it used up. A short read means that the kernel's buffer is
+//! empty, so that the usual request needs no second `recv` to learn it (epoll(7), "Questions and
+//! answers", 9). Interest in writing is registered only after a write has blocked: a unix socket
+//! reports every read of its peer as writability, which would wake us once per request for nothing.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::path::Path;
+
+use mio::event::{Event, Source};
+use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
+
+use crate::gather::Gather;
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// An address over TCP.
+    Tcp(SocketAddr),
+    /// Some process of this machine.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix => f.write_str("unix:"),
+        }
+    }
+}
+
+/// What became of a read or a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transfer {
+    /// So many bytes went over, at least one.
+    Bytes(usize),
+    /// Nothing for now; an event will tell.
+    Blocked,
+    /// The other end sends no more (reads only).
+    End,
+    /// The connection is broken.
+    Broken(ErrorKind),
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A non-blocking stream socket, registered under one token for as long as it lives.
+#[derive(Debug)]
+pub struct Socket {
+    stream: Stream,
+    token: Token,
+    readable: bool,
+    writable: bool,
+    read_closed: bool,
+    hung_up: bool,
+    write_interest: bool,
+}
+
+impl Socket {
+    /// Takes over an accepted TCP connection. Nagle's algorithm is switched off: every write of
+    /// the data plane is complete in itself.
+    pub fn accepted_tcp(stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Socket::new(Stream::Tcp(stream), registry, token, true)
+    }
+
+    /// Takes over an accepted unix connection.
+    pub fn accepted_unix(
+        stream: UnixStream,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        Socket::new(Stream::Unix(stream), registry, token, true)
+    }
+
+    /// Connects to a unix socket, which succeeds or fails at once. `WouldBlock` means that the
+    /// listener's backlog is full.
+    pub fn connect_unix(path: &Path, registry: &Registry, token: Token) -> io::Result<Self> {
+        Socket::new(
+            Stream::Unix(UnixStream::connect(path)?),
+            registry,
+            token,
+            true,
+        )
+    }
+
+    /// Starts to connect over TCP; the connection is there when [`Socket::connected`] says so.
+    pub fn connect_tcp(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Socket::new(Stream::Tcp(stream), registry, token, false)
+    }
+
+    fn new(
+        mut stream: Stream,
+        registry: &Registry,
+        token: Token,
+        connected: bool,
+    ) -> io::Result<Self> {
+        let interest = if connected {
+            Interest::READABLE
+        } else {
+            Interest::READABLE | Interest::WRITABLE
+        };
+        stream.source().register(registry, token, interest)?;
+        Ok(Socket {
+            stream,
+            token,
+            readable: false,
+            writable: connected,
+            read_closed: false,
+            hung_up: false,
+            write_interest: !connected,
+        })
+    }
+
+    /// The token this socket's events carry.
+    pub fn token(&self) -> Token {
+        self.token
+    }
+
+    /// Remembers what an event says.
+    pub fn note(&mut self, event: &Event) {
+        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+        self.read_closed |= event.is_read_closed();
+        self.hung_up |= event.is_write_closed() || event.is_error();
+    }
+
+    /// Whether a read might give something.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Whether a write might get somewhere.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether the peer has closed its sending side; bytes may still be unread.
+    pub fn is_read_closed(&self) -> bool {
+        self.read_closed
+    }
+
+    /// Whether the connection is broken, or closed in both directions.
+    pub fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
+    /// For a socket from [`Socket::connect_tcp`]: `None` while connecting, then the outcome.
+    pub fn connected(&mut self) -> Option<io::Result<()>> {
+        if !self.writable {
+            return None;
+        }
+        let Stream::Tcp(stream) = &self.stream else {
+            return Some(Ok(()));
+        };
+        match stream.take_error() {
+            Ok(Some(error)) | Err(error) => Some(Err(error)),
+            Ok(None) => match stream.peer_addr() {
+                Ok(_) => Some(Ok(())),
+                Err(error) if error.kind() == ErrorKind::NotConnected => {
+                    self.writable = false;
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            },
+        }
+    }
+
+    /// Reads into `buffer`, which must not be empty.
+    pub fn read(&mut self, buffer: &mut [u8]) -> Transfer {
+        if !self.readable {
+            return Transfer::Blocked;
+        }
+        loop {
+            let result = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(buffer),
+                Stream::Unix(stream) => stream.read(buffer),
+            };
+            return match result {
+                Ok(0) => {
+                    self.read_closed = true;
+                    Transfer::End
+                }
+                Ok(count) => {
+                    self.readable = count == buffer.len() || self.read_closed;
+                    Transfer::Bytes(count)
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    Transfer::Blocked
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => self.broken(error),
+            };
+        }
+    }
+
+    /// Writes one slice.
+    pub fn write(&mut self, bytes: &[u8]) -> Transfer {
+        self.write_with(bytes.len(), |stream| match stream {
+            Stream::Tcp(stream) => stream.write(bytes),
+            Stream::Unix(stream) => stream.write(bytes),
+        })
+    }
+
+    /// Writes what was gathered, in one system call.
+    pub fn write_gather(&mut self, gather: &Gather, input: &[u8]) -> Transfer {
+        self.write_with(gather.len(), |stream| {
+            gather.with_slices(input, |slices| match (slices, stream) {
+                ([one], Stream::Tcp(stream)) => stream.write(one),
+                ([one], Stream::Unix(stream)) => stream.write(one),
+                (many, Stream::Tcp(stream)) => stream.write_vectored(many),
+                (many, Stream::Unix(stream)) => stream.write_vectored(many),
+            })
+        })
+    }
+
+    fn write_with(
+        &mut self,
+        wanted: usize,
+        mut write: impl FnMut(&mut Stream) -> io::Result<usize>,
+    ) -> Transfer {
+        if !self.writable {
+            return Transfer::Blocked;
+        }
+        loop {
+            return match write(&mut self.stream) {
+                Ok(count) => {
+                    self.writable = count == wanted;
+                    if count == 0 {
+                        Transfer::Blocked
+                    } else {
+                        Transfer::Bytes(count)
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    Transfer::Blocked
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => self.broken(error),
+            };
+        }
+    }
+
+    /// Asks for an event when writing is possible again, after a write has blocked. The event
+    /// comes at once if it already is.
+    pub fn await_writable(&mut self, registry: &Registry) -> io::Result<()> {
+        if !self.writable && !self.write_interest {
+            self.write_interest = true;
+            let both = Interest::READABLE | Interest::WRITABLE;
+            self.stream
+                .source()
+                .reregister(registry, self.token, both)?;
+        }
+        Ok(())
+    }
+
+    /// Ends our sending side; the peer reads an end of stream.
+    pub fn shutdown_write(&mut self) {
+        // An error means that the connection is gone already, which reads will tell.
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Takes the socket out of the readiness queue before it is dropped.
+    pub fn deregister(&mut self, registry: &Registry) {
+        // Closing the descriptor does the same; an error here changes nothing.
+        let _ = self.stream.source().deregister(registry);
+    }
+
+    fn broken(&mut self, error: io::Error) -> Transfer {
+        self.hung_up = true;
+        Transfer::Broken(error.kind())
+    }
+}
+
+impl Stream {
+    fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(stream) => stream,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    /// Polls until `done` holds for the socket, for at most ten seconds.
+    fn wait(poll: &mut Poll, socket: &mut Socket, done: impl Fn(&Socket) -> bool) {
+        let mut events = Events::with_capacity(8);
+        for _ in 0..100 {
+            if done(socket) {
+                return;
+            }
+            poll.poll(&mut events, Some(Duration::from_millis(100)))
+                .unwrap();
+            for event in &events {
+                socket.note(event);
+            }
+        }
+        panic!("the socket never got there: {socket:?}");
+    }
+
+    #[test]
+    fn a_short_read_means_drained_and_an_end_is_still_seen() {
+        let mut poll = Poll::new().unwrap();
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(ours);
+        let mut socket = Socket::accepted_unix(stream, poll.registry(), Token(1)).unwrap();
+        let mut buffer = [0; 16];
+        assert_eq!(
+            socket.read(&mut buffer),
+            Transfer::Blocked,
+            "nothing was reported yet"
+        );
+
+        theirs.write_all(b"hello").unwrap();
+        wait(&mut poll, &mut socket, Socket::is_readable);
+        assert_eq!(socket.read(&mut buffer), Transfer::Bytes(5));
+        assert!(!socket.is_readable());
+
+        theirs.write_all(b"more").unwrap();
+        drop(theirs);
+        wait(&mut poll, &mut socket, Socket::is_read_closed);
+        assert_eq!(socket.read(&mut buffer), Transfer::Bytes(4));
+        assert_eq!(
+            socket.read(&mut buffer),
+            Transfer::End,
+            "the end came with the last bytes"
+        );
+    }
+
+    #[test]
+    fn a_blocked_write_is_woken_when_the_peer_reads() {
+        let mut poll = Poll::new().unwrap();
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = UnixStream::from_std(ours);
+        let mut socket = Socket::accepted_unix(stream, poll.registry(), Token(1)).unwrap();
+        let chunk = vec![7; 1 << 20];
+        let mut sent = 0;
+        while let Transfer::Bytes(count) = socket.write(&chunk) {
+            sent += count;
+        }
+        socket.await_writable(poll.registry()).unwrap();
+        let mut received = vec![0; sent];
+        theirs.read_exact(&mut received).unwrap();
+        wait(&mut poll, &mut socket, Socket::is_writable);
+        assert!(matches!(socket.write(&chunk), Transfer::Bytes(_)));
+    }
+}

@@ -1,0 +1,245 @@
+//! The operational log: one line per event on standard error, in uvicorn's look or as JSON.
+//! Levels are uvicorn's. What goes into it is left to the callers; requests go into the access
+//! log.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use crate::access::push_json_string;
+use crate::clock;
+
+/// How important an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The program cannot go on.
+    Critical,
+    /// Something failed.
+    Error,
+    /// Something is not as it should be.
+    Warning,
+    /// What an operator wants to know.
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// uvicorn's name of the level.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Critical => "critical",
+            Level::Error => "error",
+            Level::Warning => "warning",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+
+    /// The name in the log: in capitals, padded as uvicorn pads it.
+    fn tag(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Level::Critical => ("CRITICAL", " ", "\x1b[91m"),
+            Level::Error => ("ERROR", "    ", "\x1b[31m"),
+            Level::Warning => ("WARNING", "  ", "\x1b[33m"),
+            Level::Info => ("INFO", "     ", "\x1b[32m"),
+            Level::Debug => ("DEBUG", "    ", "\x1b[36m"),
+            Level::Trace => ("TRACE", "    ", "\x1b[34m"),
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `INFO:     message`.
+    Text {
+        /// Whether the level is coloured for a terminal.
+        colors: bool,
+    },
+    /// `{"time":…,"level":…,"message":…}`.
+    Json,
+}
+
+/// Handle on the log; clones write to the same place.
+#[derive(Clone)]
+pub struct Log {
+    level: Level,
+    format: LogFormat,
+    sink: Sink,
+}
+
+#[derive(Clone)]
+enum Sink {
+    Stderr,
+    Writer(Arc<Mutex<dyn Write + Send>>),
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Log")
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Log {
+    /// Standard error, plain text, level info.
+    fn default() -> Self {
+        Log::new(Level::Info, LogFormat::Text { colors: false })
+    }
+}
+
+impl Log {
+    /// A log on standard error.
+    pub fn new(level: Level, format: LogFormat) -> Log {
+        Log {
+            level,
+            format,
+            sink: Sink::Stderr,
+        }
+    }
+
+    /// The same log, written to `sink` instead.
+    pub fn with_sink(self, sink: Arc<Mutex<dyn Write + Send>>) -> Log {
+        Log {
+            sink: Sink::Writer(sink),
+            ..self
+        }
+    }
+
+    /// Whether events of this level are written.
+    pub fn wants(&self, level: Level) -> bool {
+        level <= self.level
+    }
+
+    /// How lines look.
+    pub fn format(&self) -> LogFormat {
+        self.format
+    }
+
+    /// Writes one event. Line breaks in the message are kept as they are in text (a traceback
+    /// stays readable) and escaped in JSON.
+    pub fn write(&self, level: Level, message: fmt::Arguments<'_>) {
+        if !self.wants(level) {
+            return;
+        }
+        let mut line = Vec::with_capacity(128);
+        match self.format {
+            LogFormat::Text { colors } => {
+                let (name, padding, color) = level.tag();
+                // A `Vec` takes every write.
+                let _ = if colors {
+                    writeln!(line, "{color}{name}\x1b[0m:{padding}{message}")
+                } else {
+                    writeln!(line, "{name}:{padding}{message}")
+                };
+            }
+            LogFormat::Json => {
+                line.extend_from_slice(b"{\"time\":\"");
+                clock::push_rfc3339(&mut line, SystemTime::now());
+                line.extend_from_slice(b"\",\"level\":\"");
+                line.extend_from_slice(level.name().as_bytes());
+                line.extend_from_slice(b"\",\"message\":");
+                push_json_text(&mut line, &message.to_string());
+                line.extend_from_slice(b"}\n");
+            }
+        }
+        self.write_raw(&line);
+    }
+
+    /// Writes bytes that are lines already, such as a worker's own output, in one piece.
+    pub fn write_raw(&self, lines: &[u8]) {
+        // A closed standard error must not stop the service.
+        let _ = match &self.sink {
+            Sink::Stderr => std::io::stderr().write_all(lines),
+            Sink::Writer(writer) => writer
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_all(lines),
+        };
+    }
+
+    /// Writes an event of level critical.
+    pub fn critical(&self, message: fmt::Arguments<'_>) {
+        self.write(Level::Critical, message);
+    }
+
+    /// Writes an event of level error.
+    pub fn error(&self, message: fmt::Arguments<'_>) {
+        self.write(Level::Error, message);
+    }
+
+    /// Writes an event of level warning.
+    pub fn warning(&self, message: fmt::Arguments<'_>) {
+        self.write(Level::Warning, message);
+    }
+
+    /// Writes an event of level info.
+    pub fn info(&self, message: fmt::Arguments<'_>) {
+        self.write(Level::Info, message);
+    }
+
+    /// Writes an event of level debug.
+    pub fn debug(&self, message: fmt::Arguments<'_>) {
+        self.write(Level::Debug, message);
+    }
+}
+
+/// Writes text as a JSON string, keeping its characters above ASCII.
+fn push_json_text(out: &mut Vec<u8>, text: &str) {
+    if text.is_ascii() {
+        return push_json_string(out, text.as_bytes());
+    }
+    out.push(b'"');
+    for character in text.chars() {
+        if character.is_ascii() {
+            let mut quoted = Vec::with_capacity(8);
+            push_json_string(&mut quoted, &[character as u8]);
+            out.extend_from_slice(&quoted[1..quoted.len() - 1]);
+        } else {
+            out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn captured(format: LogFormat, write: impl Fn(&Log)) -> String {
+        let sink = Arc::new(Mutex::new(Vec::new()));
+        write(&Log::new(Level::Info, format).with_sink(sink.clone()));
+        let bytes = sink.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn text_looks_like_uvicorns() {
+        let text = captured(LogFormat::Text { colors: false }, |log| {
+            log.info(format_args!("one"));
+            log.warning(format_args!("two"));
+            log.debug(format_args!("not wanted"));
+        });
+        assert_eq!(text, "INFO:     one\nWARNING:  two\n");
+        let text = captured(LogFormat::Text { colors: true }, |log| {
+            log.error(format_args!("x"))
+        });
+        assert_eq!(text, "\x1b[31mERROR\x1b[0m:    x\n");
+    }
+
+    #[test]
+    fn json_is_escaped_and_keeps_unicode() {
+        let text = captured(LogFormat::Json, |log| log.error(format_args!("a \"b\"\nö")));
+        assert!(
+            text.ends_with("\"level\":\"error\",\"message\":\"a \\\"b\\\"\\u000aö\"}\n"),
+            "{text}"
+        );
+    }
+}
