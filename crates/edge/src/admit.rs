@@ -1,0 +1,54 @@
+//! Stages 4 and 5: a request gets an endpoint, or a place in the queue, or is told to come back.
+
+use std::sync::Arc;
+
+use crate::cluster::{Admission, Endpoint};
+use crate::connect;
+use crate::core::Core;
+use crate::error::{Kind, ProxyError, Stage};
+use crate::respond;
+use crate::session::{Flow, Phase, Session};
+
+/// Asks the cluster for an endpoint for the session's request.
+pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
+    let waiter = core.waiter(session);
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a request is being admitted");
+    if exchange.asked_ns == 0 {
+        exchange.asked_ns = core.now_ns;
+    }
+    match core.cluster.admit(waiter, &exchange.tried, core.now_ns) {
+        Admission::Granted(endpoint) => granted(session, core, endpoint),
+        Admission::Queued => {
+            core.waiting += 1;
+            core.telemetry.queued();
+            session.phase = Phase::Waiting;
+            session.since_ms = core.now_ms();
+            Flow::Wait
+        }
+        Admission::Refused => {
+            let error = ProxyError::edge(Stage::Admit, Kind::QueueFull);
+            respond::refuse(session, core, &error)
+        }
+    }
+}
+
+/// The session's request has a slot at `endpoint`.
+pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endpoint>) -> Flow {
+    let exchange = session.exchange.as_mut().expect("a request was admitted");
+    endpoint.count_request();
+    exchange.tried.push(endpoint.id);
+    exchange.attempts += 1;
+    exchange.endpoint = Some(endpoint);
+    session.phase = Phase::Connecting;
+    session.since_ms = core.now_ms();
+    connect::connect(session, core)
+}
+
+/// A waiting request gives up its place in the queue.
+pub(crate) fn leave_queue(session: &mut Session, core: &mut Core) {
+    core.waiting -= 1;
+    core.cluster.cancel(core.waiter(session));
+}

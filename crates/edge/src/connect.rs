@@ -1,0 +1,139 @@
+//! Stage 6: a connection to the chosen endpoint, from the pool or new.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use evener_net::Socket;
+
+use crate::cluster::{Endpoint, EndpointAddress};
+use crate::core::{Core, Offer, Owner};
+use crate::error::{Kind, ProxyError, Stage};
+use crate::pool::Upstream;
+use crate::retry;
+use crate::session::{Flow, Phase, Session};
+
+/// A request that must not run twice takes only a connection that was in use so recently that its
+/// endpoint cannot have closed it for idleness: gunicorn does after 2 s, uvicorn after 5 s.
+const FRESH_MS: u64 = 1_000;
+/// How soon an endpoint whose backlog was full is asked again, until the connect deadline.
+const CONNECT_AGAIN_MS: u64 = 4;
+
+/// Takes an idle connection or starts a new one.
+pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a connection is for a request");
+    let endpoint = exchange
+        .endpoint
+        .clone()
+        .expect("the request has an endpoint");
+    let patient = exchange.method.is_idempotent() || endpoint.page.is_some();
+    let since_ms = if patient {
+        0
+    } else {
+        core.now_ms().saturating_sub(FRESH_MS)
+    };
+    while exchange.attempts == 1
+        && let Some(mut upstream) = core.pools.take(endpoint.id, since_ms)
+    {
+        if !upstream.is_quiet() {
+            core.close_upstream(upstream);
+            continue;
+        }
+        let token = upstream.socket.token();
+        core.tokens
+            .reassign(token, Owner::Upstream(session.key.index));
+        core.telemetry.upstream_reused();
+        exchange.upstream = Some(upstream);
+        return established(session, core);
+    }
+    let token = core.tokens.assign(Owner::Upstream(session.key.index));
+    let socket = match &endpoint.address {
+        EndpointAddress::Unix(path) => Socket::connect_unix(path, &core.registry, token),
+        EndpointAddress::Tcp(address) => Socket::connect_tcp(*address, &core.registry, token),
+    };
+    match socket {
+        Ok(socket) => {
+            core.telemetry.upstream_opened();
+            exchange.upstream = Some(open(socket, endpoint));
+            poll_connected(session, core)
+        }
+        Err(error) => {
+            core.tokens.free(token);
+            if error.kind() == ErrorKind::WouldBlock {
+                // The endpoint's backlog is full: it is alive and behind.
+                exchange.connect_again_ms = core.now_ms() + CONNECT_AGAIN_MS;
+                return Flow::Wait;
+            }
+            let error = ProxyError::upstream(Stage::Connect, Kind::ConnectFailed(error.kind()));
+            retry::fail(session, core, error)
+        }
+    }
+}
+
+fn open(socket: Socket, endpoint: Arc<Endpoint>) -> Upstream {
+    let claims = endpoint.claims.as_ref().and_then(|slots| slots.take());
+    Upstream {
+        socket,
+        endpoint,
+        claims,
+        idle_since_ms: 0,
+        reused: false,
+    }
+}
+
+/// Goes on once the connection is there.
+pub(crate) fn poll_connected(session: &mut Session, core: &mut Core) -> Flow {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a connection is for a request");
+    let Some(upstream) = exchange.upstream.as_mut() else {
+        return connect(session, core);
+    };
+    match upstream.socket.connected() {
+        None => Flow::Wait,
+        Some(Ok(())) => established(session, core),
+        Some(Err(error)) => {
+            let error = ProxyError::upstream(Stage::Connect, Kind::ConnectFailed(error.kind()));
+            retry::fail(session, core, error)
+        }
+    }
+}
+
+/// Offers the request on the connection's claim slot, if it has one, and starts the exchange.
+fn established(session: &mut Session, core: &mut Core) -> Flow {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a connection is for a request");
+    let upstream = exchange
+        .upstream
+        .as_mut()
+        .expect("the connection was just made");
+    if let Some(claims) = upstream.claims.as_mut() {
+        if !upstream.reused {
+            // The preface goes before the request, in the same write. It is the connection's, not
+            // the request's: a later attempt must not repeat it.
+            let mut with_preface = core.buffers.take();
+            claims.preface(&mut with_preface);
+            exchange.preface_bytes = with_preface.len();
+            with_preface.extend_from_slice(&exchange.outgoing);
+            core.buffers
+                .give(std::mem::replace(&mut exchange.outgoing, with_preface));
+        }
+        let sequence = claims.offer();
+        exchange.offered = Some(sequence);
+        core.offers.push(Offer {
+            session: session.key,
+            sequence,
+            at_ns: core.now_ns,
+        });
+    }
+    session.phase = Phase::Exchange;
+    session.since_ms = core.now_ms();
+    exchange.upload_moved_ms = core.now_ms();
+    exchange.response_moved_ms = core.now_ms();
+    Flow::Continue
+}

@@ -1,0 +1,270 @@
+//! What all connections of a shard share: the clock, buffers, pools, tokens and counters. The
+//! stages get it beside the connection they work on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use evener_http1::{Fields, HeadLimits, write};
+use evener_net::{BufferStore, Gather};
+use evener_telemetry::ShardTelemetry;
+use evener_vitals::monotonic_ns;
+use mio::{Registry, Token};
+
+use crate::cluster::{Cluster, EndpointId, Waiter};
+use crate::config::EdgeConfig;
+use crate::pool::{Pools, Upstream};
+use crate::session::{Exchange, Session};
+use crate::shard::SessionKey;
+
+/// Bytes read at once for a head, a small body, or when nothing is known.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Bytes read at once for a body known to be large.
+pub(crate) const READ_BYTES_LARGE: usize = 256 * 1024;
+
+/// The shared part of a shard.
+pub(crate) struct Core {
+    pub(crate) shard: usize,
+    pub(crate) registry: Registry,
+    pub(crate) config: Arc<EdgeConfig>,
+    pub(crate) head_limits: HeadLimits,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) telemetry: ShardTelemetry,
+    /// Downstream connections over all shards.
+    pub(crate) connections: Arc<AtomicUsize>,
+    pub(crate) tokens: Tokens,
+    pub(crate) pools: Pools,
+    pub(crate) buffers: BufferStore,
+    /// Boxed, because they move in and out of sessions as they are.
+    #[allow(clippy::vec_box)]
+    exchanges: Vec<Box<Exchange>>,
+    /// The one read buffer; taken out while its bytes are looked at.
+    pub(crate) scratch: Vec<u8>,
+    pub(crate) fields: Fields,
+    pub(crate) gather: Gather,
+    /// Field lines added to every response.
+    pub(crate) response_fields: Vec<u8>,
+    /// Requests sent to an Evener worker that it had not claimed when last looked at.
+    pub(crate) offers: Vec<Offer>,
+    /// Requests of this shard that wait in the cluster's queue.
+    pub(crate) waiting: usize,
+    pub(crate) draining: bool,
+    /// Connections that were just accepted and have no deadline yet.
+    pub(crate) accepted: Vec<usize>,
+    pub(crate) now_ns: u64,
+    request_ids: RequestIds,
+    date: DateText,
+}
+
+/// A request that can be taken back if its worker stands still.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offer {
+    pub(crate) session: SessionKey,
+    pub(crate) sequence: u64,
+    pub(crate) at_ns: u64,
+}
+
+impl Core {
+    pub(crate) fn new(
+        shard: usize,
+        registry: Registry,
+        config: Arc<EdgeConfig>,
+        cluster: Arc<Cluster>,
+        telemetry: ShardTelemetry,
+        connections: Arc<AtomicUsize>,
+    ) -> Core {
+        let mut response_fields = Vec::new();
+        for (name, value) in &config.response_fields {
+            write::field(&mut response_fields, name.as_bytes(), value.as_bytes());
+        }
+        let head_limits = HeadLimits {
+            head_bytes: config.limits.head_bytes.min(READ_BYTES),
+            header_count: config.limits.header_count,
+        };
+        Core {
+            shard,
+            registry,
+            head_limits,
+            config,
+            cluster,
+            telemetry,
+            connections,
+            tokens: Tokens::default(),
+            pools: Pools::default(),
+            buffers: BufferStore::new(1024, 128 * 1024),
+            exchanges: Vec::new(),
+            // A held response and a large read behind it fit together.
+            scratch: vec![0; READ_BYTES_LARGE + 2 * READ_BYTES],
+            fields: Fields::new(),
+            gather: Gather::new(),
+            response_fields,
+            offers: Vec::new(),
+            waiting: 0,
+            draining: false,
+            accepted: Vec::new(),
+            now_ns: monotonic_ns(),
+            request_ids: RequestIds::new(),
+            date: DateText::default(),
+        }
+    }
+
+    /// Milliseconds on the shard's clock, as of the last batch of events.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ns / 1_000_000
+    }
+
+    /// An exchange to fill in.
+    pub(crate) fn take_exchange(&mut self) -> Box<Exchange> {
+        self.exchanges.pop().unwrap_or_default()
+    }
+
+    /// Takes an exchange back; its buffers go to the store.
+    pub(crate) fn give_exchange(&mut self, mut exchange: Box<Exchange>) {
+        self.buffers.give(std::mem::take(&mut exchange.outgoing));
+        self.buffers.give(std::mem::take(&mut exchange.incoming));
+        if self.exchanges.len() < 1024 {
+            self.exchanges.push(exchange);
+        }
+    }
+
+    /// This session in the cluster's queue.
+    pub(crate) fn waiter(&self, session: &Session) -> Waiter {
+        Waiter {
+            shard: self.shard,
+            session: session.key,
+        }
+    }
+
+    /// Closes an upstream connection.
+    pub(crate) fn close_upstream(&mut self, upstream: Upstream) {
+        let token = upstream.close(&self.registry);
+        self.tokens.free(token);
+    }
+
+    /// An id for the next request: 16 hexadecimal digits.
+    pub(crate) fn next_request_id(&mut self) -> [u8; 16] {
+        self.request_ids.next()
+    }
+
+    /// Brings the text of `Date` up to now.
+    pub(crate) fn refresh_date(&mut self) {
+        self.date.refresh(self.now_ns);
+    }
+
+    /// The value of `Date`, as of the last refresh.
+    pub(crate) fn date(&self) -> &[u8] {
+        &self.date.text
+    }
+
+    /// A duration of the configuration in milliseconds from `from_ms`.
+    pub(crate) fn after(from_ms: u64, duration: Option<Duration>) -> Option<u64> {
+        duration.map(|duration| from_ms.saturating_add(duration.as_millis() as u64))
+    }
+}
+
+/// Who gets the events of a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Nobody.
+    Free,
+    /// The listener at this place.
+    Listener(usize),
+    /// The connection at this place, for its own socket.
+    Downstream(usize),
+    /// The connection at this place, for its upstream socket.
+    Upstream(usize),
+    /// The pool of this endpoint.
+    Idle(EndpointId),
+}
+
+/// Tokens and their owners. A freed token is not given out again before the batch of events that
+/// may still mention it is over.
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    owners: Vec<Owner>,
+    free: Vec<usize>,
+    freed: Vec<usize>,
+}
+
+impl Tokens {
+    /// A token for `owner`.
+    pub(crate) fn assign(&mut self, owner: Owner) -> Token {
+        match self.free.pop() {
+            Some(index) => {
+                self.owners[index] = owner;
+                Token(index)
+            }
+            None => {
+                self.owners.push(owner);
+                Token(self.owners.len() - 1)
+            }
+        }
+    }
+
+    /// Gives a token another owner.
+    pub(crate) fn reassign(&mut self, token: Token, owner: Owner) {
+        self.owners[token.0] = owner;
+    }
+
+    /// Who owns a token.
+    pub(crate) fn owner(&self, token: Token) -> Owner {
+        self.owners.get(token.0).copied().unwrap_or(Owner::Free)
+    }
+
+    /// Takes a token back.
+    pub(crate) fn free(&mut self, token: Token) {
+        self.owners[token.0] = Owner::Free;
+        self.freed.push(token.0);
+    }
+
+    /// Between two batches of events: freed tokens may be used again.
+    pub(crate) fn batch_done(&mut self) {
+        self.free.append(&mut self.freed);
+    }
+}
+
+/// Request ids: a counter, mixed so that ids of different shards, processes and runs differ
+/// (SplitMix64, Steele et al. 2014).
+#[derive(Debug)]
+struct RequestIds {
+    state: u64,
+}
+
+impl RequestIds {
+    fn new() -> RequestIds {
+        use std::hash::{BuildHasher, RandomState};
+        RequestIds {
+            state: RandomState::new().hash_one(monotonic_ns()),
+        }
+    }
+
+    fn next(&mut self) -> [u8; 16] {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        std::array::from_fn(|index| b"0123456789abcdef"[(mixed >> (60 - 4 * index) & 15) as usize])
+    }
+}
+
+/// The text of `Date`, made once a second.
+#[derive(Debug, Default)]
+struct DateText {
+    valid_until_ns: u64,
+    text: Vec<u8>,
+}
+
+impl DateText {
+    fn refresh(&mut self, now_ns: u64) {
+        if now_ns >= self.valid_until_ns {
+            let since_epoch = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            self.text.clear();
+            write::http_date(&mut self.text, since_epoch.as_secs());
+            let rest = 1_000_000_000 - u64::from(since_epoch.subsec_nanos());
+            self.valid_until_ns = now_ns + rest;
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Stage 2: bytes from the client become a request head, and the request an [`Exchange`].
+
+use std::mem::take;
+
+use evener_http1::{
+    FieldName, Framing, HeadScan, Method, RequestHead, list_items, parse_request, scan_head, write,
+};
+use evener_net::{Peer, Transfer};
+
+use crate::admit;
+use crate::core::{Core, READ_BYTES};
+use crate::error::{Kind, ProxyError, Stage};
+use crate::forward;
+use crate::head::{self, Origin};
+use crate::respond;
+use crate::session::{Flow, LogLine, Session};
+
+/// Reads until there is a complete head, and starts on it.
+pub(crate) fn read_head(session: &mut Session, core: &mut Core) -> Flow {
+    loop {
+        if session.input.len() > session.scanned {
+            match scan_head(&session.input, session.scanned) {
+                HeadScan::More(scanned) if session.input.len() < core.head_limits.head_bytes => {
+                    session.scanned = scanned;
+                }
+                _ => {
+                    let mut input = take(&mut session.input);
+                    session.scanned = input.len();
+                    let parsed = parse(session, core, &input);
+                    let flow = match parsed {
+                        Parsed::More => {
+                            session.input = input;
+                            continue;
+                        }
+                        Parsed::Started { used, flow } => {
+                            input.drain(..used);
+                            session.input = input;
+                            flow
+                        }
+                        Parsed::Refused(flow) => {
+                            core.buffers.give(input);
+                            flow
+                        }
+                    };
+                    session.scanned = 0;
+                    core.buffers.reclaim(&mut session.input);
+                    return flow;
+                }
+            }
+        }
+        let mut scratch = take(&mut core.scratch);
+        let flow = read_more(session, core, &mut scratch[..READ_BYTES]);
+        core.scratch = scratch;
+        if let Some(flow) = flow {
+            return flow;
+        }
+    }
+}
+
+/// One read. A head that is complete in it is used where it lies; otherwise the bytes are kept.
+fn read_more(session: &mut Session, core: &mut Core, scratch: &mut [u8]) -> Option<Flow> {
+    let count = match session.socket.read(scratch) {
+        Transfer::Bytes(count) => count,
+        Transfer::Blocked => return Some(Flow::Wait),
+        Transfer::End | Transfer::Broken(_) => return Some(Flow::Close),
+    };
+    core.telemetry.bytes_received(count as u64);
+    if session.input.is_empty() {
+        // The head's deadline runs from its first byte.
+        session.since_ms = core.now_ms();
+        match parse(session, core, &scratch[..count]) {
+            Parsed::More => {}
+            Parsed::Started { used, flow } => {
+                keep(session, core, &scratch[used..count]);
+                return Some(flow);
+            }
+            Parsed::Refused(flow) => return Some(flow),
+        }
+        session.scanned = match scan_head(&scratch[..count], 0) {
+            HeadScan::More(scanned) => scanned,
+            HeadScan::Parse => 0,
+        };
+    }
+    keep(session, core, &scratch[..count]);
+    None
+}
+
+fn keep(session: &mut Session, core: &mut Core, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        core.buffers.furnish(&mut session.input);
+        session.input.extend_from_slice(bytes);
+    }
+}
+
+enum Parsed {
+    More,
+    Started { used: usize, flow: Flow },
+    Refused(Flow),
+}
+
+fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
+    match parse_request(bytes, &mut core.fields, &core.head_limits) {
+        Ok(None) => Parsed::More,
+        Ok(Some(head)) => start(session, core, bytes, &head),
+        Err(error) => {
+            let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
+            Parsed::Refused(respond::refuse(session, core, &error))
+        }
+    }
+}
+
+/// Makes an exchange of a head: the request as the endpoint gets it, with as much of the body as
+/// has come.
+fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHead) -> Parsed {
+    let mut exchange = core.take_exchange();
+    exchange.reset(head, core.now_ns);
+    exchange.wants_json = prefers_json(bytes, core);
+    core.telemetry.request_started();
+    let id = core.next_request_id();
+    core.buffers.furnish(&mut exchange.outgoing);
+    let origin = Origin {
+        peer: session.peer,
+        trusted: &core.config.trusted,
+        request_id: &id,
+    };
+    head::request(&mut exchange.outgoing, bytes, head, &core.fields, &origin);
+    if core.telemetry.has_access_log() {
+        note_for_log(
+            &mut exchange.log,
+            session.peer,
+            bytes,
+            head,
+            &exchange.outgoing,
+        );
+    }
+    session.served = true;
+    session.since_ms = core.now_ms();
+    session.exchange = Some(exchange);
+    if let Some(healthy) = health_answer(core, bytes, head) {
+        let used = head.length;
+        return Parsed::Started {
+            used,
+            flow: respond::health(session, core, healthy),
+        };
+    }
+    if let (Framing::Length(length), Some(most)) = (head.framing, core.config.limits.body_bytes)
+        && length > most
+    {
+        let error = ProxyError::downstream(Stage::Admit, Kind::BodyTooLarge);
+        return Parsed::Refused(respond::refuse(session, core, &error));
+    }
+    match forward::take_body(session, core, &bytes[head.length..]) {
+        Ok(used) => Parsed::Started {
+            used: head.length + used,
+            flow: admit::admit(session, core),
+        },
+        Err(error) => Parsed::Refused(respond::refuse(session, core, &error)),
+    }
+}
+
+/// Whether the edge answers this path itself, and what.
+fn health_answer(core: &Core, bytes: &[u8], head: &RequestHead) -> Option<bool> {
+    if !matches!(head.method, Method::Get | Method::Head) {
+        return None;
+    }
+    let target = head.path_and_query(bytes);
+    let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
+    let is = |name: &Option<String>| name.as_ref().is_some_and(|name| name.as_bytes() == path);
+    if is(&core.config.health.liveness) {
+        Some(true)
+    } else if is(&core.config.health.readiness) {
+        Some(!core.draining && core.cluster.is_ready())
+    } else {
+        None
+    }
+}
+
+/// Whether an error is better told in JSON: the client names it, or is a program that takes
+/// anything but names no HTML or text.
+fn prefers_json(bytes: &[u8], core: &Core) -> bool {
+    core.fields
+        .iter()
+        .filter(|field| field.known == FieldName::Accept)
+        .any(|field| {
+            list_items(field.value.of(bytes)).any(|item| {
+                let media = item
+                    .split(|&byte| byte == b';')
+                    .next()
+                    .unwrap_or(item)
+                    .trim_ascii();
+                media.eq_ignore_ascii_case(b"application/json")
+                    || media.len() > 5 && media[media.len() - 5..].eq_ignore_ascii_case(b"+json")
+            })
+        })
+}
+
+/// Keeps what the access log needs after the bytes are gone. The client's address and the id are
+/// read back from the fields that were just written for the endpoint.
+fn note_for_log(log: &mut LogLine, peer: Peer, bytes: &[u8], head: &RequestHead, outgoing: &[u8]) {
+    let client = written_value(outgoing, b"\r\nX-Real-IP: ");
+    log.text.clear();
+    match peer {
+        Peer::Unix if client.is_empty() => log.text.extend_from_slice(b"unix"),
+        _ => log.text.extend_from_slice(client),
+    }
+    if let Peer::Tcp(address) = peer {
+        log.text.push(b':');
+        write::decimal(&mut log.text, u64::from(address.port()));
+    }
+    log.client_end = log.text.len();
+    log.text
+        .extend_from_slice(written_value(outgoing, b"\r\nX-Request-ID: "));
+    log.id_end = log.text.len();
+    log.text.extend_from_slice(head.method_span.of(bytes));
+    log.method_end = log.text.len();
+    log.text.extend_from_slice(head.path_and_query(bytes));
+}
+
+fn written_value<'a>(outgoing: &'a [u8], before: &[u8]) -> &'a [u8] {
+    let Some(start) = outgoing
+        .windows(before.len())
+        .rposition(|window| window == before)
+    else {
+        return b"";
+    };
+    let rest = &outgoing[start + before.len()..];
+    &rest[..rest
+        .iter()
+        .position(|&byte| byte == b'\r')
+        .unwrap_or(rest.len())]
+}

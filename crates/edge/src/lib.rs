@@ -1,0 +1,38 @@
+//! The data plane: takes connections, understands requests, chooses a worker for each, moves bytes
+//! both ways, and keeps the promise that no request is lost that could be answered.
+//!
+//! A request crosses the files in this order: `accept`, `decode`, `admit` (route and pick),
+//! `connect`, `forward` and `respond` (driven together by `exchange`), `retry`, `record`. A shard
+//! (`shard`) is one thread with its own listeners, connections and pools; shards share a
+//! [`Cluster`] and nothing else. Who runs the workers is not known here: they join and leave the
+//! cluster by way of `cli`.
+
+#![forbid(unsafe_code)]
+
+mod accept;
+mod admit;
+mod claims;
+mod cluster;
+mod config;
+mod connect;
+mod core;
+mod deadlines;
+mod decode;
+mod error;
+mod exchange;
+mod forward;
+mod head;
+mod pool;
+mod record;
+mod respond;
+mod retry;
+mod session;
+mod shard;
+mod start;
+mod tunnel;
+
+pub use cluster::{
+    Cluster, ClusterSnapshot, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec,
+};
+pub use config::{EdgeConfig, HealthPaths, Limits, ListenerSpec, Network, Timeouts, TrustedPeers};
+pub use start::{Edge, StartError};

@@ -1,0 +1,153 @@
+//! Stage 8: what becomes of a request whose attempt failed. The rule is in `policy::retry`; here
+//! the facts are gathered for it, and its verdict is carried out.
+
+use evener_policy::retry::{FailedAttempt, Reached};
+
+use crate::admit;
+use crate::core::{Core, Offer};
+use crate::error::{Kind, ProxyError, Side};
+use crate::record;
+use crate::respond;
+use crate::session::{Exchange, Flow, Phase, Session};
+
+/// Attempts of a request that no application has seen: endpoints that refuse cost little.
+const ATTEMPTS_MAX: u32 = 8;
+/// Attempts of a request that an application may have seen, for each may have run it.
+const ATTEMPTS_SEEN_MAX: u32 = 3;
+
+/// Ends the present attempt: the request is sent again, or answered with an error, or cut.
+pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) -> Flow {
+    let exchange = session.exchange.as_mut().expect("a request has failed");
+    if error.kind == Kind::ClientGone {
+        return abandon(session, core);
+    }
+    let reached = give_up_attempt(exchange, core, error);
+    let attempt = FailedAttempt {
+        reached,
+        idempotent: exchange.method.is_idempotent(),
+        held: exchange.held,
+        answered: exchange.answering,
+        attempts: exchange.attempts,
+        attempts_max: match reached {
+            Reached::Never => ATTEMPTS_MAX,
+            Reached::Perhaps => ATTEMPTS_SEEN_MAX,
+        },
+    };
+    if error.side == Side::Upstream && is_accident(error.kind) && attempt.may_resend() {
+        core.telemetry.retried();
+        exchange.reset_attempt();
+        return admit::admit(session, core);
+    }
+    if exchange.answering || session.has_output() {
+        // Part of the answer is with the client: only an early end can tell it.
+        core.telemetry.error(error.counter());
+        let exchange = session.exchange.take().expect("a request has failed");
+        record::finished(&exchange, core, Some(exchange.status));
+        core.give_exchange(exchange);
+        return Flow::Close;
+    }
+    respond::refuse(session, core, &error)
+}
+
+/// Whether another attempt may fare better. Garbage and slowness are the application's own: it
+/// would be as slow elsewhere, and asking again would only add to its load.
+fn is_accident(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::ConnectFailed(_) | Kind::ConnectTimeout | Kind::Closed | Kind::Broken(_)
+    )
+}
+
+/// Closes the attempt's connection and gives its slot back; says how far the request got.
+fn give_up_attempt(exchange: &mut Exchange, core: &mut Core, error: ProxyError) -> Reached {
+    let mut reached = Reached::Never;
+    if let Some(upstream) = exchange.upstream.take() {
+        let taken_back = match (exchange.offered, &upstream.claims) {
+            (Some(sequence), Some(claims)) => claims.take_back(sequence),
+            _ => false,
+        };
+        if exchange.sent > 0 && !taken_back {
+            reached = Reached::Perhaps;
+        }
+        core.close_upstream(upstream);
+    }
+    if let Some(endpoint) = exchange.endpoint.take() {
+        if error.side == Side::Upstream {
+            endpoint.count_failure();
+        }
+        if matches!(error.kind, Kind::ConnectFailed(_) | Kind::ConnectTimeout) {
+            endpoint.suspect(core.now_ns);
+        }
+        core.cluster.release(&endpoint, core.now_ns);
+    }
+    reached
+}
+
+/// The client has gone: nobody wants the answer any more.
+pub(crate) fn abandon(session: &mut Session, core: &mut Core) -> Flow {
+    if session.phase == Phase::Waiting {
+        admit::leave_queue(session, core);
+    }
+    if let Some(mut exchange) = session.exchange.take() {
+        let error = ProxyError::downstream(crate::error::Stage::Respond, Kind::ClientGone);
+        core.telemetry.error(error.counter());
+        give_up_attempt(&mut exchange, core, error);
+        let status = exchange.answering.then_some(exchange.status);
+        record::finished(&exchange, core, status);
+        core.give_exchange(exchange);
+    }
+    Flow::Close
+}
+
+/// What is to be done about an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfferState {
+    /// The worker has started the request, or the attempt is over: nothing more.
+    Settled,
+    /// The worker may still start it.
+    Open,
+    /// It was taken back and goes to another endpoint: drive the session.
+    TakenBack,
+}
+
+/// Looks at a request that was sent to an Evener worker and takes it back if the worker's loop
+/// stands still while another worker could start it.
+pub(crate) fn review_offer(session: &mut Session, core: &mut Core, offer: &Offer) -> OfferState {
+    let Some(exchange) = session.exchange.as_mut() else {
+        return OfferState::Settled;
+    };
+    if exchange.offered != Some(offer.sequence) || exchange.answering {
+        return OfferState::Settled;
+    }
+    let (Some(upstream), Some(endpoint)) = (&exchange.upstream, &exchange.endpoint) else {
+        return OfferState::Settled;
+    };
+    let Some(claims) = &upstream.claims else {
+        return OfferState::Settled;
+    };
+    if claims.is_claimed(offer.sequence) {
+        return OfferState::Settled;
+    }
+    if !endpoint.note_waiting(offer.at_ns, core.now_ns) || !exchange.held {
+        return OfferState::Open;
+    }
+    let Some(other) = core.cluster.admit_elsewhere(endpoint, core.now_ns) else {
+        return OfferState::Open;
+    };
+    if !claims.take_back(offer.sequence) {
+        core.cluster.release(&other, core.now_ns);
+        return OfferState::Settled;
+    }
+    core.telemetry.taken_back();
+    let stalled = exchange.endpoint.take().expect("checked above");
+    core.cluster.release(&stalled, core.now_ns);
+    if let Some(upstream) = exchange.upstream.take() {
+        core.close_upstream(upstream);
+    }
+    exchange.reset_attempt();
+    // The session's phase leads back to the connection, with the new endpoint.
+    exchange.endpoint = Some(other);
+    session.phase = Phase::Connecting;
+    session.since_ms = core.now_ms();
+    OfferState::TakenBack
+}

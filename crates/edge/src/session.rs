@@ -1,0 +1,246 @@
+//! One downstream connection and the request it is working on: the data that the stages share.
+//!
+//! A connection that waits for its next request keeps only [`Session`]; everything that belongs to
+//! a request lives in an [`Exchange`], which is boxed and used again.
+
+use std::sync::Arc;
+
+use evener_http1::{BodyDecoder, Method, RequestHead, Version};
+use evener_net::{Peer, Socket};
+
+use crate::cluster::{Endpoint, EndpointId};
+use crate::head::ResponseTerms;
+use crate::pool::Upstream;
+use crate::shard::SessionKey;
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Reading the head of the next request, or waiting for it.
+    Head,
+    /// In the cluster's queue.
+    Waiting,
+    /// Waiting for an upstream connection.
+    Connecting,
+    /// Request and response under way.
+    Exchange,
+    /// Bytes both ways after 101.
+    Tunnel,
+    /// Writing the rest of an answer of our own.
+    Flush,
+    /// Our side is closed; reading what the client still sends, so that it can read our answer.
+    Linger,
+}
+
+/// What a stage wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// The phase may have changed: go on.
+    Continue,
+    /// Nothing to do until an event, a message or a deadline.
+    Wait,
+    /// More could be done at once, but others come first.
+    Yield,
+    /// Close the connection.
+    Close,
+}
+
+/// A downstream connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) key: SessionKey,
+    pub(crate) socket: Socket,
+    pub(crate) peer: Peer,
+    pub(crate) phase: Phase,
+    /// Whether the connection goes on after [`Phase::Flush`].
+    pub(crate) persists: bool,
+    /// Whether a request was answered on it.
+    pub(crate) served: bool,
+    /// Bytes received and not used yet: the beginning of a request.
+    pub(crate) input: Vec<u8>,
+    /// How much of `input` was searched for the end of a head.
+    pub(crate) scanned: usize,
+    /// Bytes for the client that its socket has not taken, from `output_sent` on.
+    pub(crate) output: Vec<u8>,
+    pub(crate) output_sent: usize,
+    /// When the phase began, or last moved on, in milliseconds.
+    pub(crate) since_ms: u64,
+    /// When the client last took bytes of a response.
+    pub(crate) output_moved_ms: u64,
+    /// When the wheel will remind us; 0 for never.
+    pub(crate) reminder_ms: u64,
+    pub(crate) exchange: Option<Box<Exchange>>,
+}
+
+impl Session {
+    pub(crate) fn new(key: SessionKey, socket: Socket, peer: Peer, now_ms: u64) -> Session {
+        Session {
+            key,
+            socket,
+            peer,
+            phase: Phase::Head,
+            persists: true,
+            served: false,
+            input: Vec::new(),
+            scanned: 0,
+            output: Vec::new(),
+            output_sent: 0,
+            since_ms: now_ms,
+            output_moved_ms: now_ms,
+            reminder_ms: 0,
+            exchange: None,
+        }
+    }
+
+    /// Whether bytes wait for the client.
+    pub(crate) fn has_output(&self) -> bool {
+        self.output_sent < self.output.len()
+    }
+
+    /// Whether nothing of a request has arrived.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Head && self.input.is_empty() && !self.has_output()
+    }
+}
+
+/// One request and its response.
+#[derive(Debug, Default)]
+pub(crate) struct Exchange {
+    // The request.
+    pub(crate) method: Method,
+    pub(crate) version: Version,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: bool,
+    pub(crate) chunked: bool,
+    pub(crate) wants_json: bool,
+    pub(crate) started_ns: u64,
+    pub(crate) request_body: BodyDecoder,
+    pub(crate) request_body_bytes: u64,
+    /// The request as the endpoint gets it: head and body, unsent from `sent` on.
+    pub(crate) outgoing: Vec<u8>,
+    pub(crate) sent: usize,
+    /// Length of the claim preface at the start of `outgoing`; it is not part of the request.
+    pub(crate) preface_bytes: usize,
+    /// Whether `outgoing` still begins with the head, so that it can be sent again.
+    pub(crate) held: bool,
+    /// The endpoint takes no more of the request, but may still answer.
+    pub(crate) upload_ended: bool,
+    pub(crate) upload_moved_ms: u64,
+    /// What the access log wants to know; empty without one.
+    pub(crate) log: LogLine,
+
+    // The attempt.
+    /// The endpoint whose slot this request holds.
+    pub(crate) endpoint: Option<Arc<Endpoint>>,
+    /// The endpoint that answered, once its slot is given back.
+    pub(crate) answered_by: Option<Arc<Endpoint>>,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) tried: Vec<EndpointId>,
+    pub(crate) attempts: u32,
+    pub(crate) asked_ns: u64,
+    /// When to try again to connect to an endpoint whose backlog was full; 0 while connecting.
+    pub(crate) connect_again_ms: u64,
+    /// The request's sequence number on its connection's claim slot.
+    pub(crate) offered: Option<u64>,
+
+    // The response.
+    pub(crate) answering: bool,
+    pub(crate) status: u16,
+    pub(crate) terms: Option<ResponseTerms>,
+    pub(crate) response_body: BodyDecoder,
+    pub(crate) response_bytes: u64,
+    pub(crate) upstream_persists: bool,
+    /// Bytes of a response that cannot go out yet: an incomplete head, or a short response of
+    /// which the rest is about to come.
+    pub(crate) incoming: Vec<u8>,
+    /// When to stop waiting for the rest of a short response; 0 while there is none.
+    pub(crate) hold_until_ms: u64,
+    pub(crate) response_moved_ms: u64,
+    /// When to find out whether a client that closed its sending side is still there.
+    pub(crate) probe_at_ms: u64,
+    pub(crate) probed: bool,
+    /// Ends seen and passed on in a tunnel.
+    pub(crate) tunnel: TunnelEnds,
+}
+
+/// Which directions of a tunnel have ended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TunnelEnds {
+    pub(crate) downstream: bool,
+    pub(crate) downstream_passed: bool,
+    pub(crate) upstream: bool,
+    pub(crate) upstream_passed: bool,
+}
+
+/// What the access log will say, kept as text in one buffer.
+#[derive(Debug, Default)]
+pub(crate) struct LogLine {
+    pub(crate) text: Vec<u8>,
+    pub(crate) client_end: usize,
+    pub(crate) id_end: usize,
+    pub(crate) method_end: usize,
+}
+
+impl Exchange {
+    /// Starts over for another request, keeping what was allocated.
+    pub(crate) fn reset(&mut self, head: &RequestHead, now_ns: u64) {
+        self.method = head.method;
+        self.version = head.version;
+        self.keep_alive = head.keep_alive;
+        self.upgrade = head.upgrade;
+        self.chunked = head.framing == evener_http1::Framing::Chunked;
+        self.wants_json = false;
+        self.started_ns = now_ns;
+        self.request_body.reset(head.framing);
+        self.request_body_bytes = 0;
+        self.outgoing.clear();
+        self.preface_bytes = 0;
+        self.held = true;
+        self.upload_moved_ms = now_ns / 1_000_000;
+        self.log.text.clear();
+        self.endpoint = None;
+        self.answered_by = None;
+        self.upstream = None;
+        self.tried.clear();
+        self.attempts = 0;
+        self.asked_ns = 0;
+        self.connect_again_ms = 0;
+        self.probe_at_ms = 0;
+        self.probed = false;
+        self.tunnel = TunnelEnds::default();
+        self.status = 0;
+        self.response_bytes = 0;
+        self.reset_attempt();
+    }
+
+    /// Forgets the last attempt, so that the request can be sent again from its first byte.
+    pub(crate) fn reset_attempt(&mut self) {
+        self.outgoing.drain(..self.preface_bytes);
+        self.preface_bytes = 0;
+        self.sent = 0;
+        self.upload_ended = false;
+        self.offered = None;
+        self.answering = false;
+        self.terms = None;
+        self.response_body.reset(evener_http1::Framing::Length(0));
+        self.upstream_persists = false;
+        self.incoming.clear();
+        self.hold_until_ms = 0;
+        self.response_moved_ms = 0;
+    }
+
+    /// Bytes of the request that the endpoint has not taken.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.outgoing[self.sent..]
+    }
+
+    /// Whether the whole request went to the endpoint.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.request_body.is_done() && self.sent == self.outgoing.len()
+    }
+
+    /// Whether the whole response came from the endpoint.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answering && self.response_body.is_done()
+    }
+}

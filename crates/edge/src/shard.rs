@@ -1,0 +1,504 @@
+//! A shard: one thread, its listeners, its connections, and the loop that serves them.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evener_net::{Listener, Mailbox, TimerKey, Timers};
+use evener_vitals::monotonic_ns;
+use mio::event::Event;
+use mio::{Events, Poll, Token};
+use slab::{Slab, VacantEntry};
+
+use crate::accept::{self, Backlog};
+use crate::admit;
+use crate::cluster::{Endpoint, EndpointId};
+use crate::connect;
+use crate::core::{Core, Owner};
+use crate::deadlines;
+use crate::decode;
+use crate::error::{Kind, ProxyError, Stage};
+use crate::exchange;
+use crate::respond;
+use crate::retry::{self, OfferState};
+use crate::session::{Flow, Phase, Session};
+use crate::tunnel;
+
+/// Token of the shard's mailbox; assigned before all others.
+pub(crate) const MAILBOX: Token = Token(0);
+/// How often things without an event of their own are looked at while there are any: offers,
+/// the queue, a full listener.
+const SWEEP_MS: u64 = 5;
+/// How often idle upstream connections are looked at for their age.
+const POOL_SWEEP_MS: u64 = 1_000;
+/// Phases a connection may go through in one turn.
+const STEPS_MAX: usize = 64;
+
+/// Names a connection for as long as it lives, and nothing after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionKey {
+    pub(crate) index: usize,
+    pub(crate) serial: u64,
+}
+
+/// What other threads tell a shard.
+#[derive(Debug)]
+pub(crate) enum ShardMessage {
+    /// A queued request has a slot.
+    Granted {
+        session: SessionKey,
+        endpoint: Arc<Endpoint>,
+    },
+    /// An endpoint takes no more requests: its idle connections are of no use.
+    EndpointDrained(EndpointId),
+    /// An endpoint is gone: requests on it have failed.
+    EndpointRemoved(EndpointId),
+    /// Take no new connections, finish the rest.
+    Drain,
+    /// Cut everything and end.
+    Stop,
+}
+
+/// The connections of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    slab: Slab<Session>,
+    next_serial: u64,
+}
+
+impl Sessions {
+    /// A place for a new connection, and its key.
+    pub(crate) fn vacant(&mut self) -> (VacantEntry<'_, Session>, SessionKey) {
+        self.next_serial += 1;
+        let entry = self.slab.vacant_entry();
+        let key = SessionKey {
+            index: entry.key(),
+            serial: self.next_serial,
+        };
+        (entry, key)
+    }
+
+    fn by_key(&mut self, key: SessionKey) -> Option<&mut Session> {
+        self.slab
+            .get_mut(key.index)
+            .filter(|session| session.key == key)
+    }
+}
+
+pub(crate) struct Shard {
+    poll: Poll,
+    core: Core,
+    mailbox: Mailbox<ShardMessage>,
+    listeners: Vec<Option<Listener>>,
+    sessions: Sessions,
+    timers: Timers,
+    /// Connections that gave way to others and go on without an event.
+    yielded: Vec<SessionKey>,
+    /// Listeners with connections that could not be taken yet.
+    backlogged: Vec<usize>,
+    next_sweep_ms: u64,
+    next_pool_sweep_ms: u64,
+    stopping: bool,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        poll: Poll,
+        core: Core,
+        mailbox: Mailbox<ShardMessage>,
+        listeners: Vec<Listener>,
+    ) -> Shard {
+        let now_ms = core.now_ms();
+        Shard {
+            poll,
+            core,
+            mailbox,
+            listeners: listeners.into_iter().map(Some).collect(),
+            sessions: Sessions::default(),
+            timers: Timers::new(now_ms),
+            yielded: Vec::new(),
+            backlogged: Vec::new(),
+            next_sweep_ms: 0,
+            next_pool_sweep_ms: 0,
+            stopping: false,
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut due = Vec::new();
+        while !self.stopping {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The readiness queue itself is broken: nothing can be served any more.
+                Err(error) => panic!("waiting for events failed: {error}"),
+            }
+            for event in &events {
+                self.core.now_ns = monotonic_ns();
+                self.dispatch(event);
+            }
+            self.core.now_ns = monotonic_ns();
+            self.go_on_with_yielded();
+            self.handle_timers(&mut due);
+            self.sweep();
+            self.core.tokens.batch_done();
+            self.core.telemetry.flush();
+        }
+        self.close_all();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.yielded.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let sweep = self.needs_sweep().then_some(self.next_sweep_ms);
+        let pools = (self.core.pools.len() > 0).then_some(self.next_pool_sweep_ms);
+        let at = [self.timers.next_ms(), sweep, pools]
+            .into_iter()
+            .flatten()
+            .min()?;
+        let wait_ns = (at * 1_000_000).saturating_sub(self.core.now_ns);
+        Some(Duration::from_nanos(wait_ns))
+    }
+
+    fn dispatch(&mut self, event: &Event) {
+        let token = event.token();
+        if token == MAILBOX {
+            return self.read_mail();
+        }
+        match self.core.tokens.owner(token) {
+            Owner::Free => {}
+            Owner::Listener(index) => self.accept(index),
+            Owner::Downstream(index) => {
+                let Some(session) = self.sessions.slab.get_mut(index) else {
+                    return;
+                };
+                session.socket.note(event);
+                self.drive(index);
+            }
+            Owner::Upstream(index) => {
+                let session = self.sessions.slab.get_mut(index);
+                let exchange = session.and_then(|session| session.exchange.as_mut());
+                let Some(upstream) = exchange.and_then(|e| e.upstream.as_mut()) else {
+                    return;
+                };
+                upstream.socket.note(event);
+                self.drive(index);
+            }
+            Owner::Idle(endpoint) => {
+                if !self.core.pools.note(endpoint, event)
+                    && let Some(upstream) = self.core.pools.take_by_token(endpoint, token)
+                {
+                    self.core.close_upstream(upstream);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let Some(listener) = &self.listeners[index] else {
+            return;
+        };
+        match accept::accept(listener, &mut self.sessions, &mut self.core) {
+            Backlog::Empty => {}
+            Backlog::More | Backlog::Full => {
+                if !self.backlogged.contains(&index) {
+                    self.backlogged.push(index);
+                }
+            }
+        }
+        self.arm_accepted();
+    }
+
+    /// Gives the connections that were just accepted their deadlines.
+    fn arm_accepted(&mut self) {
+        while let Some(index) = self.core.accepted.pop() {
+            self.arm(index);
+        }
+    }
+
+    /// Lets a connection go through its phases until it has to wait.
+    fn drive(&mut self, index: usize) {
+        let Some(session) = self.sessions.slab.get_mut(index) else {
+            return;
+        };
+        let flow = step_through(session, &mut self.core);
+        self.settle(index, flow);
+    }
+
+    fn settle(&mut self, index: usize, flow: Flow) {
+        match flow {
+            Flow::Close => self.close(index),
+            Flow::Yield | Flow::Continue => {
+                self.yielded.push(self.sessions.slab[index].key);
+                self.arm(index);
+            }
+            Flow::Wait => self.arm(index),
+        }
+    }
+
+    /// Makes sure that the wheel will come round before the connection's next deadline.
+    fn arm(&mut self, index: usize) {
+        let session = &mut self.sessions.slab[index];
+        let Some((at, _)) = deadlines::next(session, &self.core) else {
+            return;
+        };
+        if session.reminder_ms == 0 || at < session.reminder_ms {
+            let key = TimerKey {
+                index,
+                serial: session.key.serial,
+            };
+            session.reminder_ms = self.timers.remind(key, at);
+        }
+    }
+
+    fn close(&mut self, index: usize) {
+        let mut session = self.sessions.slab.remove(index);
+        debug_assert!(session.exchange.is_none(), "a request was forgotten");
+        session.socket.deregister(&self.core.registry);
+        self.core.tokens.free(session.socket.token());
+        self.core.buffers.give(session.input);
+        self.core.buffers.give(session.output);
+        self.core
+            .connections
+            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.core.telemetry.connection_closed();
+    }
+
+    fn read_mail(&mut self) {
+        while let Some(message) = self.mailbox.take() {
+            match message {
+                ShardMessage::Granted { session, endpoint } => self.grant(session, endpoint),
+                ShardMessage::EndpointDrained(id) => {
+                    for upstream in self.core.pools.drain(id) {
+                        self.core.close_upstream(upstream);
+                    }
+                }
+                ShardMessage::EndpointRemoved(id) => self.cut_endpoint(id),
+                ShardMessage::Drain => self.drain(),
+                ShardMessage::Stop => self.stopping = true,
+            }
+        }
+    }
+
+    fn grant(&mut self, key: SessionKey, endpoint: Arc<Endpoint>) {
+        let waiting = self
+            .sessions
+            .by_key(key)
+            .filter(|session| session.phase == Phase::Waiting && session.exchange.is_some());
+        let Some(session) = waiting else {
+            // It gave up in the meantime.
+            self.core.cluster.release(&endpoint, self.core.now_ns);
+            return;
+        };
+        self.core.waiting -= 1;
+        let flow = match admit::granted(session, &mut self.core, endpoint) {
+            Flow::Continue => step_through(session, &mut self.core),
+            flow => flow,
+        };
+        self.settle(key.index, flow);
+    }
+
+    fn cut_endpoint(&mut self, id: EndpointId) {
+        for upstream in self.core.pools.drain(id) {
+            self.core.close_upstream(upstream);
+        }
+        let on_it: Vec<usize> = self
+            .sessions
+            .slab
+            .iter()
+            .filter(|(_, session)| {
+                let endpoint = session.exchange.as_ref().and_then(|e| e.endpoint.as_ref());
+                endpoint.is_some_and(|endpoint| endpoint.id == id)
+            })
+            .map(|(index, _)| index)
+            .collect();
+        for index in on_it {
+            let session = &mut self.sessions.slab[index];
+            // What the endpoint said last may still lie in the socket.
+            let flow = match step_through(session, &mut self.core) {
+                Flow::Wait | Flow::Yield if session.phase == Phase::Tunnel => {
+                    retry::abandon(session, &mut self.core)
+                }
+                Flow::Wait | Flow::Yield
+                    if session
+                        .exchange
+                        .as_ref()
+                        .and_then(|e| e.endpoint.as_ref())
+                        .is_some_and(|endpoint| endpoint.id == id) =>
+                {
+                    let error = ProxyError::upstream(Stage::Respond, Kind::Closed);
+                    match retry::fail(session, &mut self.core, error) {
+                        Flow::Continue => step_through(session, &mut self.core),
+                        flow => flow,
+                    }
+                }
+                flow => flow,
+            };
+            self.settle(index, flow);
+        }
+    }
+
+    /// Takes what waits in the backlog, then closes the listeners and the idle connections.
+    fn drain(&mut self) {
+        if self.core.draining {
+            return;
+        }
+        self.core.draining = true;
+        for index in 0..self.listeners.len() {
+            while let Some(listener) = &self.listeners[index] {
+                if accept::accept(listener, &mut self.sessions, &mut self.core) != Backlog::More {
+                    break;
+                }
+            }
+            if let Some(listener) = self.listeners[index].take() {
+                self.core.tokens.free(listener.token());
+            }
+        }
+        self.backlogged.clear();
+        self.arm_accepted();
+        let all: Vec<usize> = self.sessions.slab.iter().map(|(index, _)| index).collect();
+        for index in all {
+            if !self.sessions.slab[index].is_idle() {
+                continue;
+            }
+            // A request may have arrived a moment ago: it is served, not cut.
+            self.drive(index);
+            let idle = self
+                .sessions
+                .slab
+                .get(index)
+                .is_some_and(|s| s.is_idle() && s.served);
+            if idle {
+                self.close(index);
+            }
+        }
+    }
+
+    fn go_on_with_yielded(&mut self) {
+        for key in std::mem::take(&mut self.yielded) {
+            if self.sessions.by_key(key).is_some() {
+                self.drive(key.index);
+            }
+        }
+    }
+
+    fn handle_timers(&mut self, due: &mut Vec<TimerKey>) {
+        self.timers.take_due(self.core.now_ms(), due);
+        for key in due.drain(..) {
+            let session_key = SessionKey {
+                index: key.index,
+                serial: key.serial,
+            };
+            let Some(session) = self.sessions.by_key(session_key) else {
+                continue;
+            };
+            if session.reminder_ms > self.core.now_ms() {
+                continue; // An earlier reminder that a later one has replaced.
+            }
+            session.reminder_ms = 0;
+            let flow = match deadlines::next(session, &self.core) {
+                Some((at, timer)) if at <= self.core.now_ms() => {
+                    match deadlines::expired(session, &mut self.core, timer) {
+                        Flow::Continue => step_through(session, &mut self.core),
+                        flow => flow,
+                    }
+                }
+                _ => Flow::Wait,
+            };
+            self.settle(key.index, flow);
+        }
+    }
+
+    fn needs_sweep(&self) -> bool {
+        !self.core.offers.is_empty() || self.core.waiting > 0 || !self.backlogged.is_empty()
+    }
+
+    /// Looks at what has no event of its own.
+    fn sweep(&mut self) {
+        let now_ms = self.core.now_ms();
+        if now_ms >= self.next_pool_sweep_ms {
+            self.next_pool_sweep_ms = now_ms + POOL_SWEEP_MS;
+            if let Some(idle) = self.core.config.timeouts.upstream_idle {
+                let since = now_ms.saturating_sub(idle.as_millis() as u64);
+                for upstream in self.core.pools.drain_older(since) {
+                    self.core.close_upstream(upstream);
+                }
+            }
+        }
+        if now_ms < self.next_sweep_ms || !self.needs_sweep() {
+            return;
+        }
+        self.next_sweep_ms = now_ms + SWEEP_MS;
+        self.core.cluster.revisit_queue(self.core.now_ns);
+        for index in std::mem::take(&mut self.backlogged) {
+            self.accept(index);
+        }
+        self.review_offers();
+    }
+
+    fn review_offers(&mut self) {
+        let mut offers = std::mem::take(&mut self.core.offers);
+        let mut taken_back = Vec::new();
+        offers.retain(|offer| {
+            let Some(session) = self.sessions.by_key(offer.session) else {
+                return false;
+            };
+            match retry::review_offer(session, &mut self.core, offer) {
+                OfferState::Settled => false,
+                OfferState::Open => true,
+                OfferState::TakenBack => {
+                    taken_back.push(offer.session.index);
+                    false
+                }
+            }
+        });
+        offers.append(&mut self.core.offers);
+        self.core.offers = offers;
+        for index in taken_back {
+            self.drive(index);
+        }
+    }
+
+    fn close_all(&mut self) {
+        let all: Vec<usize> = self.sessions.slab.iter().map(|(index, _)| index).collect();
+        for index in all {
+            let _ = retry::abandon(&mut self.sessions.slab[index], &mut self.core);
+            self.close(index);
+        }
+        self.core.telemetry.flush();
+    }
+}
+
+/// Phase after phase, until the connection waits, ends, or has had its turn.
+fn step_through(session: &mut Session, core: &mut Core) -> Flow {
+    for _ in 0..STEPS_MAX {
+        if session.socket.is_hung_up() && session.exchange.is_some() {
+            return retry::abandon(session, core);
+        }
+        let flow = match session.phase {
+            Phase::Head => read_next_head(session, core),
+            Phase::Waiting => exchange::wait(session, core),
+            Phase::Connecting => connect::poll_connected(session, core),
+            Phase::Exchange => exchange::advance(session, core),
+            Phase::Tunnel => tunnel::advance(session, core),
+            Phase::Flush => respond::flush_own(session, core),
+            Phase::Linger => respond::linger(session, core),
+        };
+        if flow != Flow::Continue {
+            return flow;
+        }
+    }
+    Flow::Yield
+}
+
+fn read_next_head(session: &mut Session, core: &mut Core) -> Flow {
+    let flow = decode::read_head(session, core);
+    if flow == Flow::Wait && core.draining && session.is_idle() && session.served {
+        return Flow::Close;
+    }
+    flow
+}
