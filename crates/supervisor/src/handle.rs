@@ -1,0 +1,86 @@
+//! How the rest of the program talks to a running supervisor: commands in, snapshots out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::status::Status;
+
+/// A number of workers that cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScaleError {
+    /// The most that can be asked for; the least is 1.
+    pub count_max: usize,
+}
+
+impl fmt::Display for ScaleError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "the number of workers must be between 1 and {}",
+            self.count_max
+        )
+    }
+}
+
+impl std::error::Error for ScaleError {}
+
+pub(crate) enum Command {
+    Reload(oneshot::Sender<u32>),
+    Scale(usize, oneshot::Sender<Result<usize, ScaleError>>),
+    ScaleBy(isize),
+    Stop { grace: Duration },
+    Hurry,
+}
+
+/// A way to talk to a running supervisor. Calls after its end do nothing.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) status: watch::Receiver<Arc<Status>>,
+}
+
+impl Handle {
+    /// Replaces all workers one by one. Returns the generation whose rollout answers this
+    /// request (see [`Status::rollouts`]); `None` when the supervisor is over.
+    pub async fn reload(&self) -> Option<u32> {
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(Command::Reload(sender)).await.ok()?;
+        receiver.await.ok()
+    }
+
+    /// Changes the number of workers. Returns the new number.
+    pub async fn scale(&self, count: usize) -> Result<usize, ScaleError> {
+        let (sender, receiver) = oneshot::channel();
+        // A supervisor that is over keeps the number it had.
+        let _ = self.commands.send(Command::Scale(count, sender)).await;
+        receiver.await.unwrap_or(Ok(count))
+    }
+
+    /// Adds workers, or takes some away; stays within the bounds.
+    pub async fn scale_by(&self, difference: isize) {
+        let _ = self.commands.send(Command::ScaleBy(difference)).await;
+    }
+
+    /// Drains and ends all workers; [`Supervisor::run`] then returns.
+    pub async fn stop(&self, grace: Duration) {
+        let _ = self.commands.send(Command::Stop { grace }).await;
+    }
+
+    /// Takes the next step with every worker that is on its way out, without waiting for it.
+    pub async fn hurry(&self) {
+        let _ = self.commands.send(Command::Hurry).await;
+    }
+
+    /// The fleet as it is now.
+    pub fn status(&self) -> Arc<Status> {
+        Arc::clone(&self.status.borrow())
+    }
+
+    /// Waits until the fleet is as `wanted`; false when the supervisor ended before.
+    pub async fn wait(&mut self, mut wanted: impl FnMut(&Status) -> bool) -> bool {
+        self.status.wait_for(|status| wanted(status)).await.is_ok()
+    }
+}

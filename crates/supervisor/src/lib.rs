@@ -1,0 +1,99 @@
+//! Runs the worker processes: observe → plan → spawn → watch → drain → reap.
+//!
+//! What should happen is decided by the pure `policy` crate (`lifecycle`, `restart`, `rollout`);
+//! this crate holds the clock, the processes and the pipes, and does what the plan says. It runs
+//! on the control thread's tokio runtime and must be polled there: a worker is told to end when
+//! the *thread* that started it ends.
+//!
+//! How requests reach a worker is left to the implementation of [`Balancer`]; signals and the
+//! admin API are left to `cli`, which turns them into calls of [`Handle`].
+
+mod fleet;
+mod handle;
+mod output;
+mod probe;
+mod recipe;
+mod run_directory;
+mod spawn;
+mod status;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evener_vitals::Page;
+
+pub use evener_policy::lifecycle::{Patience, State};
+pub use evener_policy::restart::RestartPolicy;
+pub use evener_policy::rollout::Outcome as RolloutOutcome;
+pub use fleet::{Outcome, StartupFailure, Supervisor};
+pub use handle::{Handle, ScaleError};
+pub use recipe::{CommandRecipe, PythonRecipe, Recipe, RecipeError};
+pub use run_directory::RunDirectory;
+pub use status::{RolloutStatus, Status, WorkerStatus, resident_bytes};
+
+/// Identifies a worker process for as long as the program runs; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub u64);
+
+/// A worker that can take traffic.
+#[derive(Debug, Clone)]
+pub struct ReadyWorker {
+    /// Who it is.
+    pub id: WorkerId,
+    /// Its name in logs and tables.
+    pub name: String,
+    /// The unix socket it listens on.
+    pub socket: PathBuf,
+    /// Its vitals, when it is a worker of Evener's own kind.
+    pub page: Option<Arc<Page>>,
+}
+
+/// Who sends requests to the workers. Called on the control thread; must not block.
+pub trait Balancer: Send + Sync {
+    /// The worker takes traffic from now on.
+    fn add(&self, worker: &ReadyWorker);
+    /// The worker gets no new requests.
+    fn drain(&self, id: WorkerId);
+    /// Requests and tunnels the worker has in flight; 0 when it is unknown.
+    fn in_flight(&self, id: WorkerId) -> u32;
+    /// Requests the worker was ever given; 0 when it is unknown.
+    fn requests(&self, id: WorkerId) -> u64;
+    /// The worker is gone; what it still had in flight is lost.
+    fn remove(&self, id: WorkerId);
+}
+
+/// What the supervisor is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How a worker is started.
+    pub recipe: Recipe,
+    /// How many workers serve; at least 1.
+    pub count: usize,
+    /// The most that may be asked for later.
+    pub count_max: usize,
+    /// How long each phase of a worker's life may last.
+    pub patience: Patience,
+    /// Restarts and crash loops.
+    pub restart: RestartPolicy,
+    /// A worker is replaced after about this many requests, if at all: each adds up to an eighth
+    /// of its own, so that they do not all go together.
+    pub requests_max: Option<u64>,
+    /// Request slots on a vitals page; the most requests a worker is given at once.
+    pub page_slots: u32,
+    /// Length of a worker's queue of connections, when the supervisor makes its socket.
+    pub backlog: i32,
+    /// While this many workers drain, no further replacement begins.
+    pub leaving_max: usize,
+    /// An application that does not start ends the program, unless this is set: then a new
+    /// attempt is made when a reload is asked for (`--reload`).
+    pub waits_when_broken: bool,
+    /// Seed of the jitter in delays.
+    pub seed: u64,
+}
+
+/// How often requests in flight are looked at while a worker drains.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How often requests served are looked at when workers are replaced after some number of them.
+const EXPIRY_POLL: Duration = Duration::from_millis(100);
