@@ -1,0 +1,698 @@
+//! The command line as resolved: what was typed, together with the environment and the machine,
+//! becomes settings without gaps. Pure: everything that it depends on is an argument. Finding
+//! the application and the interpreter, opening descriptors and names is left to `run`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evener_edge::{HealthPaths, Limits, Timeouts, TrustedPeers};
+use evener_telemetry::Level;
+
+use crate::args::{LogFormatName, LogLevel, RunArguments, UvicornArguments, WorkerKind};
+use crate::values::{ShardCount, WorkerCount};
+
+/// What serves the application when nothing else was asked for.
+pub(crate) const DEFAULT_WORKER: WorkerKind = WorkerKind::Evener;
+/// Workers drain so many at a time during a reload: one, or a quarter of all.
+const LEAVING_SHARE: usize = 4;
+/// One shard serves so many workers.
+const WORKERS_PER_SHARD: usize = 4;
+
+/// The world around the command line.
+pub(crate) struct Surroundings<'a> {
+    /// CPUs that this program may use.
+    pub(crate) cpus: usize,
+    /// Environment variables.
+    pub(crate) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether standard error is a terminal.
+    pub(crate) terminal: bool,
+}
+
+/// Settings of one run.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Resolved {
+    pub(crate) listen: Listen,
+    pub(crate) shards: usize,
+    pub(crate) backlog: u32,
+    pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) trusted: TrustedPeers,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) health: HealthPaths,
+    pub(crate) worker: Worker,
+    pub(crate) count: usize,
+    pub(crate) leaving_max: usize,
+    pub(crate) in_flight_max: u32,
+    pub(crate) requests_max: Option<u64>,
+    pub(crate) startup: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) stop: Duration,
+    pub(crate) log: LogSettings,
+    pub(crate) admin: AdminSettings,
+    pub(crate) reload: Option<ReloadSettings>,
+    /// What was asked for and is not done as asked, one line each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Tcp { host: String, port: u16 },
+    Unix(PathBuf),
+    Descriptor(i32),
+}
+
+/// What serves the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Worker {
+    /// Evener's own worker with these flags.
+    Evener { flags: Vec<String> },
+    /// uvicorn with these flags.
+    Uvicorn { flags: Vec<String> },
+    /// A command of the user's, split into words.
+    Command { words: Vec<String> },
+}
+
+/// How the logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) level: Level,
+    pub(crate) json: bool,
+    pub(crate) colors: bool,
+    pub(crate) access: bool,
+}
+
+/// Where the admin API is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct AdminSettings {
+    pub(crate) name: Option<String>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) address: Option<String>,
+    pub(crate) token: Option<String>,
+}
+
+/// What is watched for changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ReloadSettings {
+    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) includes: Vec<String>,
+    pub(crate) excludes: Vec<String>,
+    pub(crate) delay: Duration,
+}
+
+/// Resolves the flags of `evener run`; an error is the message for a usage error.
+pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result<Resolved, String> {
+    let mut notes = refuse_or_note(&typed.uvicorn)?;
+    let count = worker_count(typed.workers.worker_count(around)?, around, &mut notes);
+    let shards = match typed.listen.shards {
+        ShardCount::Auto => count.div_ceil(WORKERS_PER_SHARD).min(around.cpus).max(1),
+        ShardCount::Fixed(shards) => shards,
+    };
+    let worker = worker(typed, &mut notes)?;
+    let in_flight_max = typed
+        .workers
+        .limit_concurrency
+        .unwrap_or(typed.workers.worker_in_flight);
+    Ok(Resolved {
+        listen: listen(typed),
+        shards,
+        backlog: typed.listen.backlog,
+        limits: limits(typed),
+        timeouts: timeouts(typed),
+        trusted: trusted(typed, around)?,
+        fields: typed
+            .clients
+            .headers
+            .iter()
+            .map(|field| (field.0.clone(), field.1.clone()))
+            .collect(),
+        health: HealthPaths {
+            liveness: typed.listen.liveness_path.clone().map(|path| path.0),
+            readiness: typed.listen.readiness_path.clone().map(|path| path.0),
+        },
+        worker,
+        count,
+        leaving_max: (count / LEAVING_SHARE).max(1),
+        in_flight_max,
+        requests_max: typed.workers.limit_max_requests,
+        startup: typed.workers.timeout_worker_startup.0,
+        grace: typed.timeouts.timeout_graceful_shutdown.0,
+        stop: typed.workers.timeout_worker_stop.0,
+        log: log(typed, around),
+        admin: AdminSettings {
+            name: name(typed)?,
+            socket: typed.admin.admin.clone(),
+            address: typed.admin.admin_address.clone(),
+            token: typed
+                .admin
+                .admin_token
+                .clone()
+                .or_else(|| (around.variable)("EVENER_ADMIN_TOKEN"))
+                .filter(|token| !token.is_empty()),
+        },
+        reload: reload(typed, &mut notes),
+        notes,
+    })
+}
+
+impl crate::args::WorkerArguments {
+    fn worker_count(&self, around: &Surroundings<'_>) -> Result<WorkerCount, String> {
+        if let Some(count) = self.workers {
+            return Ok(count);
+        }
+        match (around.variable)("WEB_CONCURRENCY").filter(|text| !text.is_empty()) {
+            Some(text) => text
+                .parse()
+                .map_err(|error| format!("$WEB_CONCURRENCY: {error}")),
+            None => Ok(WorkerCount::Fixed(1)),
+        }
+    }
+}
+
+fn worker_count(count: WorkerCount, around: &Surroundings<'_>, notes: &mut Vec<String>) -> usize {
+    match count {
+        WorkerCount::Auto => around.cpus.max(1),
+        WorkerCount::Fixed(count) => count,
+        WorkerCount::Range(least, most) => {
+            if least != most {
+                notes.push(format!(
+                    "--workers {least}..{most} needs the autoscaler, which is not there yet: \
+                     running {least} (`evener scale` changes that by hand)"
+                ));
+            }
+            least
+        }
+    }
+}
+
+fn listen(typed: &RunArguments) -> Listen {
+    match (&typed.listen.fd, &typed.listen.uds) {
+        (Some(descriptor), _) => Listen::Descriptor(*descriptor),
+        (None, Some(path)) => Listen::Unix(path.clone()),
+        (None, None) => Listen::Tcp {
+            host: typed.listen.host.clone(),
+            port: typed.listen.port,
+        },
+    }
+}
+
+fn limits(typed: &RunArguments) -> Limits {
+    let limits = &typed.limits;
+    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    Limits {
+        head_bytes: bytes(limits.limit_head_bytes.0),
+        header_count: count(limits.limit_header_count),
+        body_bytes: limits.limit_body_bytes.0,
+        connections: count(limits.limit_connections),
+        queue_length: count(limits.limit_queue),
+        replay_bytes: bytes(limits.limit_replay_bytes.0),
+    }
+}
+
+fn timeouts(typed: &RunArguments) -> Timeouts {
+    let timeouts = &typed.timeouts;
+    Timeouts {
+        header_read: timeouts.timeout_header_read.0,
+        body_gap: timeouts.timeout_body_gap.0,
+        keep_alive: timeouts.timeout_keep_alive.0,
+        send_gap: timeouts.timeout_send_gap.0,
+        connect: timeouts.timeout_connect.0,
+        first_byte: timeouts.timeout_first_byte.0,
+        response_gap: timeouts.timeout_response_gap.0,
+        request: timeouts.timeout_request.0,
+        queue_wait: timeouts.timeout_queue.0,
+        upstream_idle: timeouts.timeout_upstream_idle.0,
+        tunnel_idle: timeouts.timeout_tunnel_idle.0,
+    }
+}
+
+fn trusted(typed: &RunArguments, around: &Surroundings<'_>) -> Result<TrustedPeers, String> {
+    if typed.clients.no_proxy_headers {
+        return Ok(TrustedPeers::Networks {
+            networks: Vec::new(),
+            unix: false,
+        });
+    }
+    let (source, list) = match &typed.clients.forwarded_allow_ips {
+        Some(list) => ("--forwarded-allow-ips", list.clone()),
+        None => match (around.variable)("FORWARDED_ALLOW_IPS") {
+            Some(list) => ("$FORWARDED_ALLOW_IPS", list),
+            None => ("--forwarded-allow-ips", "127.0.0.1".to_owned()),
+        },
+    };
+    TrustedPeers::parse(&list).map_err(|error| {
+        format!("{source}: {error}; write addresses and networks with commas between, or `*`")
+    })
+}
+
+fn log(typed: &RunArguments, around: &Surroundings<'_>) -> LogSettings {
+    let level = match typed.logging.log_level {
+        LogLevel::Critical => Level::Critical,
+        LogLevel::Error => Level::Error,
+        LogLevel::Warning => Level::Warning,
+        LogLevel::Info => Level::Info,
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Trace => Level::Trace,
+    };
+    let no_color = (around.variable)("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let automatic = around.terminal && !no_color && !typed.logging.no_use_colors;
+    LogSettings {
+        level,
+        json: typed.logging.log_format == LogFormatName::Json,
+        colors: typed.logging.use_colors || automatic,
+        // As in uvicorn, access lines are of level info.
+        access: !typed.logging.no_access_log && level >= Level::Info,
+    }
+}
+
+fn name(typed: &RunArguments) -> Result<Option<String>, String> {
+    let Some(name) = &typed.admin.name else {
+        return Ok(None);
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 40 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(format!(
+            "`{name}` cannot be a name (--name): use up to 40 letters, digits, `-`, `_` and `.`"
+        ));
+    }
+    Ok(Some(name.clone()))
+}
+
+fn reload(typed: &RunArguments, notes: &mut Vec<String>) -> Option<ReloadSettings> {
+    let settings = &typed.reload;
+    if !settings.reload {
+        let given = [
+            !settings.reload_dirs.is_empty(),
+            !settings.reload_includes.is_empty(),
+            !settings.reload_excludes.is_empty(),
+        ];
+        if given.contains(&true) {
+            notes.push(
+                "--reload-dir, --reload-include and --reload-exclude do nothing without \
+                        --reload"
+                    .to_owned(),
+            );
+        }
+        return None;
+    }
+    let mut includes = settings.reload_includes.clone();
+    if includes.is_empty() {
+        includes.push("*.py".to_owned());
+    }
+    Some(ReloadSettings {
+        folders: settings.reload_dirs.clone(),
+        includes,
+        excludes: settings.reload_excludes.clone(),
+        delay: settings.reload_delay.0,
+    })
+}
+
+fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, String> {
+    if let Some(command) = &typed.workers.worker_command {
+        if typed.workers.worker == Some(WorkerKind::Evener) {
+            return Err("--worker evener and --worker-command exclude each other".to_owned());
+        }
+        let words = shlex::split(command)
+            .filter(|words| words.first().is_some_and(|word| !word.is_empty()))
+            .ok_or_else(|| {
+                format!("--worker-command `{command}`: it is empty, or a quote is not closed")
+            })?;
+        return Ok(Worker::Command { words });
+    }
+    match typed.workers.worker.unwrap_or(DEFAULT_WORKER) {
+        WorkerKind::Evener => {
+            if !["auto", "uvloop", "asyncio"].contains(&typed.application.event_loop.as_str()) {
+                return Err(format!(
+                    "--loop {}: Evener's own worker knows auto, uvloop and asyncio; others need \
+                     --worker command",
+                    typed.application.event_loop
+                ));
+            }
+            note_uvicorn_only(typed, notes);
+            Ok(Worker::Evener {
+                flags: evener_flags(typed),
+            })
+        }
+        WorkerKind::Command => Ok(Worker::Uvicorn {
+            flags: uvicorn_flags(typed),
+        }),
+    }
+}
+
+fn evener_flags(typed: &RunArguments) -> Vec<String> {
+    let uvicorn = &typed.uvicorn;
+    let mut flags = application_flags(typed);
+    flags.extend([
+        "--log-level".to_owned(),
+        level_name(typed.logging.log_level).to_owned(),
+    ]);
+    // What the application takes for its server's address is the edge's.
+    let server = match listen(typed) {
+        Listen::Tcp { host, port } if port != 0 => Some(format!("{host}:{port}")),
+        _ => None,
+    };
+    let number = |value: Option<f64>| value.map(|value| value.to_string());
+    for (flag, value) in [
+        ("--server", server),
+        (
+            "--ws-max-size",
+            uvicorn.ws_max_size.map(|size| size.0.to_string()),
+        ),
+        ("--ws-ping-interval", number(uvicorn.ws_ping_interval)),
+        ("--ws-ping-timeout", number(uvicorn.ws_ping_timeout)),
+        (
+            "--ws-per-message-deflate",
+            uvicorn.ws_per_message_deflate.clone(),
+        ),
+    ] {
+        if let Some(value) = value {
+            flags.extend([flag.to_owned(), value]);
+        }
+    }
+    flags
+}
+
+/// Flags that both kinds of Python worker know.
+fn application_flags(typed: &RunArguments) -> Vec<String> {
+    let application = &typed.application;
+    let mut flags = Vec::new();
+    let mut add = |flag: &str, value: &str| flags.extend([flag.to_owned(), value.to_owned()]);
+    add("--lifespan", application.lifespan.name());
+    add("--loop", &application.event_loop);
+    if !application.root_path.is_empty() {
+        add("--root-path", &application.root_path);
+    }
+    let grace = typed
+        .timeouts
+        .timeout_graceful_shutdown
+        .0
+        .as_secs_f64()
+        .ceil();
+    add("--timeout-graceful-shutdown", &format!("{grace:.0}"));
+    flags
+}
+
+fn uvicorn_flags(typed: &RunArguments) -> Vec<String> {
+    let uvicorn = &typed.uvicorn;
+    let mut flags = application_flags(typed);
+    let mut add = |words: &[&str]| flags.extend(words.iter().map(|word| (*word).to_owned()));
+    // The edge keeps the connections, writes the access log and tells who the client is.
+    add(&[
+        "--workers",
+        "1",
+        "--no-access-log",
+        "--timeout-keep-alive",
+        "3600",
+    ]);
+    add(&["--proxy-headers", "--forwarded-allow-ips", "*"]);
+    // At level info uvicorn would announce a socket that is nobody's business.
+    let level = match typed.logging.log_level {
+        LogLevel::Info => LogLevel::Warning,
+        other => other,
+    };
+    add(&["--log-level", level_name(level)]);
+    if typed.clients.no_server_header {
+        add(&["--no-server-header"]);
+    }
+    if typed.clients.no_date_header {
+        add(&["--no-date-header"]);
+    }
+    if uvicorn.reset_contextvars {
+        add(&["--reset-contextvars"]);
+    }
+    let number = |value: Option<f64>| value.map(|value| value.to_string());
+    for (flag, value) in [
+        ("--http", uvicorn.http.clone()),
+        ("--ws", uvicorn.ws.clone()),
+        (
+            "--ws-max-size",
+            uvicorn.ws_max_size.map(|size| size.0.to_string()),
+        ),
+        (
+            "--ws-max-queue",
+            uvicorn.ws_max_queue.map(|count| count.to_string()),
+        ),
+        ("--ws-ping-interval", number(uvicorn.ws_ping_interval)),
+        ("--ws-ping-timeout", number(uvicorn.ws_ping_timeout)),
+        (
+            "--ws-per-message-deflate",
+            uvicorn.ws_per_message_deflate.clone(),
+        ),
+        ("--interface", uvicorn.interface.clone()),
+        (
+            "--log-config",
+            uvicorn
+                .log_config
+                .as_ref()
+                .map(|path| path.display().to_string()),
+        ),
+    ] {
+        if let Some(value) = value {
+            add(&[flag, &value]);
+        }
+    }
+    flags
+}
+
+fn level_name(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Critical => "critical",
+        LogLevel::Error => "error",
+        LogLevel::Warning => "warning",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+/// Flags of uvicorn that have no meaning here: an error when ignoring them would be wrong, a
+/// note when it is harmless.
+fn refuse_or_note(uvicorn: &UvicornArguments) -> Result<Vec<String>, String> {
+    let tls = [
+        uvicorn.ssl_keyfile.is_some(),
+        uvicorn.ssl_certfile.is_some(),
+        uvicorn.ssl_keyfile_password.is_some(),
+        uvicorn.ssl_version.is_some(),
+        uvicorn.ssl_cert_reqs.is_some(),
+        uvicorn.ssl_ca_certs.is_some(),
+        uvicorn.ssl_ciphers.is_some(),
+    ];
+    if tls.contains(&true) {
+        return Err(
+            "TLS (the --ssl-… flags) is not there yet: serve plain HTTP behind something \
+                    that ends TLS, and name its address with --forwarded-allow-ips"
+                .to_owned(),
+        );
+    }
+    if uvicorn.http2 {
+        return Err("--http2 is not there yet: HTTP/1.1 is served".to_owned());
+    }
+    let mut notes = Vec::new();
+    if uvicorn.h11_max_incomplete_event_size.is_some() {
+        notes.push(
+            "--h11-max-incomplete-event-size is ignored: --limit-head-bytes bounds a \
+                    request's head"
+                .to_owned(),
+        );
+    }
+    if uvicorn.limit_max_requests_jitter.is_some() {
+        notes.push(
+            "--limit-max-requests-jitter is ignored: the jitter is an eighth of \
+                    --limit-max-requests"
+                .to_owned(),
+        );
+    }
+    if uvicorn.timeout_worker_healthcheck.is_some() {
+        notes.push(
+            "--timeout-worker-healthcheck is ignored: workers are watched by what they \
+                    do with requests"
+                .to_owned(),
+        );
+    }
+    Ok(notes)
+}
+
+fn note_uvicorn_only(typed: &RunArguments, notes: &mut Vec<String>) {
+    let uvicorn = &typed.uvicorn;
+    for (flag, given) in [
+        ("--http", uvicorn.http.is_some()),
+        ("--ws", uvicorn.ws.is_some()),
+        ("--ws-max-queue", uvicorn.ws_max_queue.is_some()),
+        ("--interface", uvicorn.interface.is_some()),
+        ("--log-config", uvicorn.log_config.is_some()),
+    ] {
+        if given {
+            notes.push(format!(
+                "{flag} is for uvicorn workers (--worker command) and ignored by Evener's own"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Command, CommandLine};
+
+    fn with(words: &str, variables: &[(&str, &str)]) -> Result<Resolved, String> {
+        let words = format!("evener run {words}");
+        let words = shlex::split(&words).unwrap();
+        let line = CommandLine::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+        let Command::Run(typed) = line.command else {
+            panic!()
+        };
+        let find = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        resolve(
+            &typed,
+            &Surroundings {
+                cpus: 6,
+                variable: &find,
+                terminal: false,
+            },
+        )
+    }
+
+    fn resolved(words: &str) -> Resolved {
+        with(words, &[]).unwrap_or_else(|error| panic!("{words}: {error}"))
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_edge() {
+        let plain = resolved("");
+        assert_eq!(plain.limits, Limits::default());
+        assert_eq!(plain.timeouts, Timeouts::default());
+        assert_eq!(plain.trusted, TrustedPeers::parse("127.0.0.1").unwrap());
+        assert_eq!((plain.count, plain.shards, plain.leaving_max), (1, 1, 1));
+        assert_eq!(
+            plain.listen,
+            Listen::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 8000
+            }
+        );
+        assert_eq!(plain.notes, Vec::<String>::new());
+        assert!(plain.log.access && !plain.log.colors && plain.reload.is_none());
+    }
+
+    #[test]
+    fn workers_come_from_the_flag_the_environment_or_the_machine() {
+        assert_eq!(resolved("--workers auto").count, 6);
+        assert_eq!(resolved("--workers 9").shards, 3);
+        assert_eq!(with("", &[("WEB_CONCURRENCY", "3")]).unwrap().count, 3);
+        assert_eq!(
+            with("--workers 2", &[("WEB_CONCURRENCY", "3")])
+                .unwrap()
+                .count,
+            2
+        );
+        assert!(
+            with("", &[("WEB_CONCURRENCY", "x")])
+                .unwrap_err()
+                .contains("$WEB_CONCURRENCY")
+        );
+        let range = resolved("--workers 2..8");
+        assert_eq!(range.count, 2);
+        assert!(range.notes[0].contains("not there yet"));
+    }
+
+    #[test]
+    fn bounds_reach_the_edge() {
+        let set = resolved(
+            "--limit-head-bytes 8k --limit-header-count 50 --limit-body-bytes off \
+             --limit-connections 7 --limit-queue 0 --limit-replay-bytes 0 \
+             --timeout-keep-alive 5 --timeout-first-byte 250ms --timeout-request 1m \
+             --timeout-queue off --limit-concurrency 40 --timeout-graceful-shutdown 3",
+        );
+        assert_eq!((set.limits.head_bytes, set.limits.header_count), (8192, 50));
+        assert_eq!((set.limits.body_bytes, set.limits.connections), (None, 7));
+        assert_eq!((set.limits.queue_length, set.limits.replay_bytes), (0, 0));
+        assert_eq!(set.timeouts.keep_alive, Some(Duration::from_secs(5)));
+        assert_eq!(set.timeouts.first_byte, Some(Duration::from_millis(250)));
+        assert_eq!(set.timeouts.request, Some(Duration::from_secs(60)));
+        assert_eq!(set.timeouts.queue_wait, None);
+        assert_eq!((set.in_flight_max, set.grace), (40, Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn trust_is_as_in_uvicorn() {
+        assert_eq!(
+            resolved("--forwarded-allow-ips '*'").trusted,
+            TrustedPeers::All
+        );
+        let from_environment = with("", &[("FORWARDED_ALLOW_IPS", "*")]).unwrap();
+        assert_eq!(from_environment.trusted, TrustedPeers::All);
+        let none = resolved("--no-proxy-headers --forwarded-allow-ips '*'").trusted;
+        assert!(!none.believes(None) && !none.believes(Some([127, 0, 0, 1].into())));
+        assert_eq!(
+            resolved("--no-proxy-headers --proxy-headers").trusted,
+            TrustedPeers::parse("127.0.0.1").unwrap()
+        );
+        assert!(
+            with("--forwarded-allow-ips 10.0.0.0/99", &[])
+                .unwrap_err()
+                .contains("/99")
+        );
+    }
+
+    #[test]
+    fn uvicorn_workers_get_the_flags_that_matter_to_them() {
+        let Worker::Uvicorn { flags } = resolved(
+            "--worker command --root-path /api --lifespan on --ws wsproto --ws-max-size 1m --log-level debug \
+             --no-server-header --timeout-graceful-shutdown 2.5",
+        )
+        .worker
+        else {
+            panic!()
+        };
+        let line = flags.join(" ");
+        for expected in [
+            "--root-path /api",
+            "--lifespan on",
+            "--ws wsproto",
+            "--ws-max-size 1048576",
+            "--log-level debug",
+            "--no-server-header",
+            "--timeout-graceful-shutdown 3",
+            "--no-access-log",
+            "--forwarded-allow-ips *",
+        ] {
+            assert!(line.contains(expected), "{expected}: {line}");
+        }
+    }
+
+    #[test]
+    fn worker_commands_are_split_like_a_shell_does() {
+        let command = resolved("--worker-command \"serve 'a b' --on={socket}\"").worker;
+        let words = ["serve", "a b", "--on={socket}"]
+            .map(str::to_owned)
+            .to_vec();
+        assert_eq!(command, Worker::Command { words });
+        assert!(with("--worker-command \"'open\"", &[]).is_err());
+        assert!(with("--worker evener --worker-command x", &[]).is_err());
+        assert!(
+            with("--worker evener --loop trio", &[])
+                .unwrap_err()
+                .contains("trio")
+        );
+        assert!(resolved("--worker evener --ws wsproto").notes[0].contains("--ws"));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_or_noted() {
+        assert!(with("--ssl-keyfile x", &[]).unwrap_err().contains("TLS"));
+        assert!(with("--http2", &[]).is_err());
+        assert!(with("--name ../x", &[]).unwrap_err().contains("../x"));
+        assert_eq!(resolved("--reload-dir x").notes.len(), 1);
+        assert_eq!(resolved("--reload --reload-dir x").notes.len(), 0);
+        assert_eq!(resolved("--limit-max-requests-jitter 5").notes.len(), 1);
+        assert!(!resolved("--log-level warning").log.access, "as in uvicorn");
+    }
+}

@@ -1,0 +1,258 @@
+//! The state of the program for the admin API: the supervisor's, the cluster's and the
+//! telemetry's, put together.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use evener_admin::{
+    ClusterReport, EndpointReport, RolloutReport, Source, StatusReport, TrafficReport, WorkerReport,
+};
+use evener_edge::{Cluster, EndpointSnapshot};
+use evener_supervisor::{Handle, RolloutOutcome, State, Status, WorkerStatus, resident_bytes};
+use evener_telemetry::{Exposition, Kind, Snapshot, Telemetry};
+
+/// Seconds that rates and times are taken over.
+const WINDOW_SECONDS: usize = 10;
+
+/// Snapshots of the last seconds.
+#[derive(Default)]
+pub(crate) struct Window {
+    snapshots: Mutex<VecDeque<Snapshot>>,
+}
+
+impl Window {
+    /// Adds the present; called once a second.
+    pub(crate) fn tick(&self, telemetry: &Telemetry) {
+        let mut snapshots = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if snapshots.len() > WINDOW_SECONDS {
+            snapshots.pop_front();
+        }
+        snapshots.push_back(telemetry.snapshot());
+    }
+
+    /// What happened since the oldest of them.
+    fn recent(&self, now: &Snapshot) -> Snapshot {
+        let snapshots = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        snapshots
+            .front()
+            .map_or_else(|| now.clone(), |oldest| now.since(oldest))
+    }
+}
+
+/// Everything that reports are made of.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) app: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) handle: Handle,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) window: Window,
+    pub(crate) draining: AtomicBool,
+}
+
+impl Program {
+    fn state(&self, status: &Status) -> &'static str {
+        let any_was_ready = status.workers.iter().any(|worker| worker.ready.is_some());
+        if self.draining.load(Ordering::Relaxed) || status.stopping {
+            "draining"
+        } else if status.ready() > 0 {
+            "ready"
+        } else if any_was_ready || status.deaths > 0 {
+            "unavailable"
+        } else {
+            "starting"
+        }
+    }
+
+    fn traffic(&self, queued: usize) -> TrafficReport {
+        let now = self.telemetry.snapshot();
+        let recent = self.window.recent(&now);
+        let seconds = recent.uptime.as_secs_f64().max(0.001);
+        #[expect(clippy::cast_precision_loss)]
+        let rate = |count: u64| count as f64 / seconds;
+        let millis = |quantile| {
+            recent
+                .total
+                .quantile(quantile)
+                .map(|time: std::time::Duration| time.as_secs_f64() * 1e3)
+        };
+        TrafficReport {
+            requests: now.requests_started,
+            requests_per_second: rate(recent.requests_finished),
+            errors_per_second: rate(recent.status_class(5)),
+            p50_ms: millis(0.5),
+            p99_ms: millis(0.99),
+            in_flight: now.requests_in_flight(),
+            queued,
+            connections: now.connections_open(),
+            retries: now.retries,
+            take_backs: now.take_backs,
+        }
+    }
+}
+
+fn worker_report(worker: &WorkerStatus, endpoint: Option<&EndpointSnapshot>) -> WorkerReport {
+    let vitals = worker.page.as_ref().map(|page| page.vitals());
+    #[expect(clippy::cast_precision_loss)]
+    let lag_ms = vitals.as_ref().map(|vitals| vitals.lag_us as f64 / 1e3);
+    WorkerReport {
+        name: worker.name.clone(),
+        pid: worker.pid,
+        state: worker.state.name().to_owned(),
+        age_seconds: Instant::now()
+            .saturating_duration_since(worker.started)
+            .as_secs_f64(),
+        generation: worker.generation,
+        restarts: worker.restarts,
+        in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight),
+        in_flight_max: endpoint.map_or(0, |endpoint| endpoint.in_flight_max),
+        requests: endpoint.map_or(0, |endpoint| endpoint.requests),
+        failures: endpoint.map_or(0, |endpoint| endpoint.failures),
+        rss_bytes: resident_bytes(worker.pid),
+        stalled: endpoint.is_some_and(|endpoint| endpoint.stalled),
+        lag_ms,
+    }
+}
+
+impl Source for Program {
+    fn status(&self) -> StatusReport {
+        let status = self.handle.status();
+        let cluster = self.cluster.snapshot();
+        let endpoint = |worker: &WorkerStatus| {
+            cluster
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.id.0 == worker.id.0)
+        };
+        StatusReport {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            app: self.app.clone(),
+            addresses: self.addresses.clone(),
+            state: self.state(&status).to_owned(),
+            uptime_seconds: self.telemetry.snapshot().uptime.as_secs_f64(),
+            target: status.target,
+            workers: status
+                .workers
+                .iter()
+                .map(|worker| worker_report(worker, endpoint(worker)))
+                .collect(),
+            generation: status.generation,
+            rolling: status.rolling,
+            rollouts: status
+                .rollouts
+                .iter()
+                .map(|rollout| RolloutReport {
+                    generation: rollout.generation,
+                    done: rollout.outcome == RolloutOutcome::Done,
+                    reason: match &rollout.outcome {
+                        RolloutOutcome::Done => None,
+                        RolloutOutcome::Failed(reason) => Some(reason.clone()),
+                    },
+                })
+                .collect(),
+            deaths: status.deaths,
+            crash_loop: status.crash_loop,
+            traffic: self.traffic(cluster.queued),
+        }
+    }
+
+    fn clusters(&self) -> Vec<ClusterReport> {
+        let cluster = self.cluster.snapshot();
+        let endpoints = cluster
+            .endpoints
+            .into_iter()
+            .map(|endpoint| EndpointReport {
+                name: endpoint.name,
+                address: endpoint.address,
+                in_flight: endpoint.in_flight,
+                in_flight_max: endpoint.in_flight_max,
+                draining: endpoint.draining,
+                stalled: endpoint.stalled,
+                requests: endpoint.requests,
+                failures: endpoint.failures,
+            });
+        let endpoints = endpoints.collect();
+        vec![ClusterReport {
+            name: cluster.name,
+            queued: cluster.queued,
+            endpoints,
+        }]
+    }
+
+    fn metrics(&self) -> String {
+        let status = self.status();
+        let mut page = Exposition::default();
+        page.snapshot(&self.telemetry.snapshot());
+        let queued = status.traffic.queued;
+        page.single(
+            "evener_queue_length",
+            Kind::Gauge,
+            "Requests waiting for a worker.",
+            queued,
+        );
+        let help = "Workers wanted.";
+        page.single("evener_workers_target", Kind::Gauge, help, status.target);
+        page.family("evener_workers", Kind::Gauge, "Workers by state.");
+        for state in [
+            State::Starting,
+            State::Ready,
+            State::Draining,
+            State::Stopping,
+        ] {
+            let name = state.name();
+            let count = status
+                .workers
+                .iter()
+                .filter(|worker| worker.state == name)
+                .count();
+            page.sample("evener_workers", &[("state", name)], count);
+        }
+        let help = "Workers that ended without being told to.";
+        page.single(
+            "evener_worker_deaths_total",
+            Kind::Counter,
+            help,
+            status.deaths,
+        );
+        page.family(
+            "evener_worker_requests_in_flight",
+            Kind::Gauge,
+            "Requests in flight.",
+        );
+        for worker in &status.workers {
+            let labels = [("worker", worker.name.as_str())];
+            page.sample(
+                "evener_worker_requests_in_flight",
+                &labels,
+                worker.in_flight,
+            );
+        }
+        page.family(
+            "evener_worker_resident_memory_bytes",
+            Kind::Gauge,
+            "Resident memory.",
+        );
+        for worker in &status.workers {
+            if let Some(bytes) = worker.rss_bytes {
+                let labels = [("worker", worker.name.as_str())];
+                page.sample("evener_worker_resident_memory_bytes", &labels, bytes);
+            }
+        }
+        page.finish()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed) && self.handle.status().ready() > 0
+    }
+}

@@ -1,0 +1,302 @@
+//! Values as people type them on the command line: sizes, durations, numbers of workers, header
+//! fields. Each says what is wrong with a value that it cannot take.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A number of bytes: `4096`, `64k`, `1m`, `2g` (powers of 1024).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.trim().to_ascii_lowercase();
+        let wrong = || format!("`{text}` is not a size: write 4096, 64k, 1m or 2g");
+        let number_end = lower
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(lower.len());
+        let (digits, unit) = lower.split_at(number_end);
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        let factor = match unit {
+            "" | "b" => 1,
+            "k" | "kb" | "kib" => 1024,
+            "m" | "mb" | "mib" => 1024 * 1024,
+            "g" | "gb" | "gib" => 1024 * 1024 * 1024,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(factor).map(ByteSize).ok_or_else(wrong)
+    }
+}
+
+/// A size that may be `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SizeLimit(pub(crate) Option<u64>);
+
+impl FromStr for SizeLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(SizeLimit(None));
+        }
+        let size = text
+            .parse::<ByteSize>()
+            .map_err(|error| format!("{error}, or `off`"))?;
+        Ok(SizeLimit(Some(size.0)))
+    }
+}
+
+/// A time: bare seconds, or with a unit: `500ms`, `10s`, `2m`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Duration);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let trimmed = text.trim();
+        let wrong = || format!("`{text}` is not a time: write 10, 0.5, 500ms, 10s, 2m or 1h");
+        let number_end = trimmed
+            .find(|c: char| c.is_ascii_alphabetic())
+            .unwrap_or(trimmed.len());
+        let (digits, unit) = trimmed.split_at(number_end);
+        let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
+        let seconds = match unit {
+            "ms" => number / 1000.0,
+            "" | "s" => number,
+            "m" | "min" => number * 60.0,
+            "h" => number * 3600.0,
+            _ => return Err(wrong()),
+        };
+        Duration::try_from_secs_f64(seconds)
+            .map(Time)
+            .map_err(|_| wrong())
+    }
+}
+
+/// A deadline: a time above zero, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline(pub(crate) Option<Duration>);
+
+impl FromStr for Deadline {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if is_off(text) {
+            return Ok(Deadline(None));
+        }
+        let time = text
+            .parse::<Time>()
+            .map_err(|error| format!("{error}, or `off`"))?
+            .0;
+        if time.is_zero() {
+            return Err(format!(
+                "`{text}` leaves no time at all; `off` switches the limit off"
+            ));
+        }
+        Ok(Deadline(Some(time)))
+    }
+}
+
+fn is_off(text: &str) -> bool {
+    matches!(
+        text.trim().to_ascii_lowercase().as_str(),
+        "off" | "none" | "unlimited" | "never"
+    )
+}
+
+/// How many workers: a number, `auto`, or a range for a scaler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WorkerCount {
+    /// As many as there are CPUs.
+    Auto,
+    /// So many.
+    Fixed(usize),
+    /// Between two numbers.
+    Range(usize, usize),
+}
+
+/// The most workers that can be asked for.
+pub(crate) const WORKERS_MAX: usize = 1024;
+
+impl FromStr for WorkerCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |part: &str| -> Result<usize, String> {
+            let count: usize = part.trim().parse().map_err(|_| {
+                format!("`{text}` is not a number of workers: write 4, auto or 2..8")
+            })?;
+            if (1..=WORKERS_MAX).contains(&count) {
+                Ok(count)
+            } else {
+                Err(format!(
+                    "the number of workers must be between 1 and {WORKERS_MAX}"
+                ))
+            }
+        };
+        if text.trim().eq_ignore_ascii_case("auto") {
+            return Ok(WorkerCount::Auto);
+        }
+        let Some((least, most)) = text.split_once("..") else {
+            return number(text).map(WorkerCount::Fixed);
+        };
+        let (least, most) = (number(least)?, number(most)?);
+        if least > most {
+            return Err(format!("`{text}`: the smaller number comes first"));
+        }
+        Ok(WorkerCount::Range(least, most))
+    }
+}
+
+/// How many data-plane threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShardCount {
+    /// As many as the workers need.
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl FromStr for ShardCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim().eq_ignore_ascii_case("auto") {
+            return Ok(ShardCount::Auto);
+        }
+        match text.trim().parse() {
+            Ok(count @ 1..=256) => Ok(ShardCount::Fixed(count)),
+            _ => Err(format!(
+                "`{text}` is not a number of shards: write auto, or 1 to 256"
+            )),
+        }
+    }
+}
+
+/// A response header field: `Name: value`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Field(pub(crate) String, pub(crate) String);
+
+impl FromStr for Field {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((name, value)) = text.split_once(':') else {
+            return Err(format!("`{text}` has no colon: write `Name: value`"));
+        };
+        let (name, value) = (name.trim(), value.trim());
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(format!("`{name}` cannot be the name of a header field"));
+        }
+        if value.chars().any(|c| c.is_control() && c != '\t') {
+            return Err(format!("the value of `{name}` has control characters"));
+        }
+        let framing = [
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "upgrade",
+        ];
+        if framing.contains(&name.to_ascii_lowercase().as_str()) {
+            return Err(format!(
+                "`{name}` belongs to the connection and cannot be added"
+            ));
+        }
+        Ok(Field(name.to_owned(), value.to_owned()))
+    }
+}
+
+/// A path that the edge answers itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UrlPath(pub(crate) String);
+
+impl FromStr for UrlPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_ascii_graphic() && !"?#\"<>".contains(c);
+        if text.starts_with('/') && text.chars().all(plain) {
+            Ok(UrlPath(text.to_owned()))
+        } else {
+            Err(format!(
+                "`{text}` is not a path: it begins with `/` and has no `?`"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("0", 0), ("4096", 4096), ("64k", 65536), ("1M", 1 << 20)] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        assert_eq!("2GiB".parse(), Ok(SizeLimit(Some(2 << 30))));
+        assert_eq!("off".parse(), Ok(SizeLimit(None)));
+        for wrong in [
+            "",
+            "k",
+            "1x",
+            "-1",
+            "1.5m",
+            "99999999999999999999",
+            "99999999999g",
+        ] {
+            assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, millis) in [
+            ("10", 10_000),
+            ("0.5", 500),
+            ("500ms", 500),
+            ("2m", 120_000),
+        ] {
+            assert_eq!(
+                text.parse(),
+                Ok(Time(Duration::from_millis(millis))),
+                "{text}"
+            );
+        }
+        assert_eq!("off".parse(), Ok(Deadline(None)));
+        assert_eq!("1h".parse(), Ok(Deadline(Some(Duration::from_secs(3600)))));
+        for wrong in ["", "-1", "s", "1d", "inf", "nan", "1e400"] {
+            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
+        }
+        assert!("0".parse::<Deadline>().is_err());
+        assert!("0".parse::<Time>().is_ok());
+    }
+
+    #[test]
+    fn numbers_of_workers() {
+        assert_eq!("auto".parse(), Ok(WorkerCount::Auto));
+        assert_eq!("4".parse(), Ok(WorkerCount::Fixed(4)));
+        assert_eq!("2..8".parse(), Ok(WorkerCount::Range(2, 8)));
+        for wrong in ["0", "many", "-1", "8..2", "0..3", "1..", "1025", ""] {
+            assert!(wrong.parse::<WorkerCount>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn header_fields_cannot_break_a_response() {
+        assert_eq!("X-A: b: c ".parse(), Ok(Field("X-A".into(), "b: c".into())));
+        for wrong in [
+            "no colon",
+            ": x",
+            "a b: c",
+            "a: b\r\nc: d",
+            "Content-Length: 3",
+        ] {
+            assert!(wrong.parse::<Field>().is_err(), "{wrong}");
+        }
+    }
+}
