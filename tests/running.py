@@ -1,0 +1,194 @@
+"""Starts and stops the built program for a test, and waits for conditions with a deadline.
+
+Everything goes through the program's own doors: its command line, its port, its admin socket.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from wire import Response, Wire
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOP = ROOT / "examples" / "shop"
+PROGRAM = Path(os.environ.get("EVENER") or Path(sys.executable).parent / "evener")
+START_SECONDS = 40.0
+STOP_SECONDS = 20.0
+
+OWN = ["--worker", "evener"]  # Evener's own kind of worker, whatever the default is
+
+T = TypeVar("T")
+
+
+def eventually(
+    condition: Callable[[], T], what: str, seconds: float = 10.0, every: float = 0.02
+) -> T:
+    """Waits until a condition gives something true, and returns that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}; it ended as {value!r}")
+        time.sleep(every)
+
+
+def free_port() -> int:
+    """A port on the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def uvicorn_command(app: str = "app.main:app", folder: Path = SHOP) -> str:
+    """The command line of a uvicorn worker, for `--worker-command`."""
+    return (
+        f"{sys.executable} -m uvicorn {app} --app-dir {folder}"
+        " --uds {socket} --log-level warning --timeout-graceful-shutdown 5 --forwarded-allow-ips *"
+    )
+
+
+def origin_command() -> str:
+    """The command line of a worker that misbehaves as the request's path says."""
+    return f"{sys.executable} {ROOT / 'tests' / 'origin.py'} --socket {{socket}}"
+
+
+class Evener:
+    """One running `evener run`, stopped by its process id when the test ends."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        app: str | None = "app.main:app",
+        app_dir: Path | None = SHOP,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = (),
+    ) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.admin = folder / "admin.sock"
+        self.log = folder / "evener.log"
+        command = [*program, str(PROGRAM), "run"]
+        command += [app] if app else []
+        command += ["--app-dir", str(app_dir)] if app_dir else []
+        command += ["--port", str(self.port), "--admin", str(self.admin), *arguments]
+        self.command = command
+        variables = {**os.environ, "SHOP_DATA": str(folder / "shop"), **(environment or {})}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id of the program itself."""
+        return self.process.pid
+
+    def words(self) -> str:
+        """All that it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def wait_until_ready(self, path: str = "/lab/worker", workers: int = 1) -> None:
+        """Waits until so many workers are ready and a request is answered."""
+
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                status = self.process.returncode
+                raise AssertionError(f"ended with {status} instead of serving:\n{self.words()}")
+            try:
+                return self.get(path).status < 500 and len(self.ready()) >= workers
+            except (OSError, EOFError, AssertionError):
+                return False
+
+        try:
+            eventually(answers, f"{workers} workers ready", START_SECONDS, every=0.1)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.words()}") from None
+
+    def wire(self) -> Wire:
+        """A raw connection to its port."""
+        return Wire(self.port)
+
+    def get(self, path: str, *fields: str) -> Response:
+        """One GET on a connection of its own."""
+        with self.wire() as wire:
+            return wire.get(path, *fields)
+
+    def url(self, path: str = "", scheme: str = "http") -> str:
+        """The address of a path."""
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+    def tell(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `evener WORDS` against its admin socket."""
+        command = [str(PROGRAM), *words, "--admin", str(self.admin)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+        return done
+
+    def ask(self, *words: str) -> Any:
+        """The JSON that `evener WORDS --json` answers."""
+        return json.loads(self.tell(*words, "--json").stdout)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers as `evener workers --json` lists them."""
+        answer = self.ask("workers")
+        listed: list[dict[str, Any]] = answer["workers"] if isinstance(answer, dict) else answer
+        return listed
+
+    def ready(self) -> set[int]:
+        """The process ids of the workers that take traffic."""
+        return {worker["pid"] for worker in self.workers() if worker["state"] == "ready"}
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the program, if it still runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> int:
+        """Asks it to end by SIGTERM and returns its exit status."""
+        self.signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(
+                f"did not stop within {seconds} s of SIGTERM:\n{self.words()}"
+            ) from None
+
+    def descendants(self) -> set[int]:
+        """The process ids of all processes below it."""
+        found: set[int] = set()
+        look = [self.pid]
+        while look:
+            parent = look.pop()
+            for task in Path(f"/proc/{parent}/task").glob("*/children"):
+                try:
+                    children = {int(child) for child in task.read_text().split()}
+                except FileNotFoundError:
+                    continue
+                look += children - found
+                found |= children
+        return found
+
+
+Start = Callable[..., Evener]
