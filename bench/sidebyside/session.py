@@ -1,0 +1,74 @@
+"""A run of the driver: what was asked for, and where samples go."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sidebyside.measure import Measured
+from sidebyside.proxies import MissingError
+from sidebyside.running import Deployment, StartFailedError
+from sidebyside.samples import Results, Sample
+
+
+@dataclass
+class Session:
+    """What was asked for, and what has been found."""
+
+    results: Results
+    output: Path
+    rounds: int
+    seconds: float
+    quick: bool = False
+    peers: list[str] | None = None
+    variants: list[str] | None = None
+    missing: set[str] = field(default_factory=set)
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Of these peers, those that were asked for; Evener always comes first."""
+        return [name for name in names if self.peers is None or name in ("evener", *self.peers)]
+
+    def wants(self, variant: str, quick: bool) -> bool:
+        """Whether a variant is to be measured; `quick` ones are part of the quick form."""
+        if self.variants is not None:
+            return any(variant.startswith(text) for text in self.variants)
+        return quick or not self.quick
+
+    def note(self, case: str, variant: str, peer: str, turn: int, measured: Measured) -> None:
+        """Takes a sample, writes everything to disk, says it."""
+        sample = Sample(case, variant, peer, turn, measured.values, measured.failures)
+        self.results.samples.append(sample)
+        self.results.write(self.output)
+        shown = ("CPU µs per request", "requests a second", "p99 ms", "bytes per idle connection")
+        said = ", ".join(
+            f"{measured.values[name]:,.1f} {name}" for name in shown if name in measured.values
+        )
+        failed = f", FAILED {measured.failures}" if measured.failures else ""
+        print(f"  ({case}) {variant}, round {turn + 1}, {peer}: {said}{failed}", file=sys.stderr)
+
+    def skip(self, what: str) -> None:
+        """Something was not measured: what, and why."""
+        if what not in self.results.skipped:
+            self.results.skipped.append(what)
+            print(f"  skipped: {what}", file=sys.stderr)
+
+    @contextmanager
+    def deployed(
+        self, case: str, makers: dict[str, Callable[[], Deployment]]
+    ) -> Iterator[dict[str, Deployment]]:
+        """All of them running side by side; who cannot be started is skipped, and it is said."""
+        with ExitStack() as stack:
+            up: dict[str, Deployment] = {}
+            for name, make in makers.items():
+                try:
+                    deployment = make()
+                    deployment.start()
+                except (MissingError, StartFailedError, OSError) as error:
+                    self.skip(f"({case}) {name}: {error}")
+                    continue
+                stack.callback(deployment.stop)
+                up[name] = deployment
+            yield up

@@ -1,0 +1,96 @@
+"""Results as tables of text: one for each variant, one line for each peer."""
+
+from __future__ import annotations
+
+from sidebyside.numbers import Spread
+from sidebyside.samples import Results
+
+METRICS = {
+    "CPU µs per request": "CPU µs/req",
+    "requests a second": "req/s",
+    "p50 ms": "p50 ms",
+    "p99 ms": "p99 ms",
+    "p99.9 ms": "p99.9 ms",
+    "max ms": "max ms",
+    "RSS MB": "RSS MB",
+    "PSS MB": "PSS MB",
+    "bytes per idle connection": "B/idle conn",
+    "system calls per request": "syscalls/req",
+    "seconds to the first answer": "start s",
+    "failed requests": "failed",
+    "reconnects": "reconnects",
+    "worst latency ms": "worst ms",
+}
+"""What is shown, in order, and its short name."""
+
+RATIOS = {"CPU µs per request", "p99 ms", "bytes per idle connection", "worst latency ms"}
+RATIOS |= {"seconds to the first answer"}
+
+
+def number(value: float) -> str:
+    """With as many digits as mean something."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def spread(values: list[float]) -> str:
+    """Median (minimum to maximum)."""
+    found = Spread.of(values)
+    if len(values) == 1 or found.low == found.high:
+        return number(found.median)
+    return f"{number(found.median)} ({number(found.low)}–{number(found.high)})"
+
+
+def rows(results: Results, case: str, variant: str) -> list[list[str]]:
+    """A heading and a line for each peer: the numbers, failures, and Evener's ratio to it."""
+    peers = results.peers(case, variant)
+    shown = [
+        metric
+        for metric in METRICS
+        if any(results.values(case, variant, peer, metric) for peer in peers)
+    ]
+    ratio = next((metric for metric in shown if metric in RATIOS), None)
+    if case == "d":
+        ratio = "p99 ms"
+    heading = ["peer", *(METRICS[metric] for metric in shown), "errors"]
+    if ratio:
+        heading.append(f"Evener's {METRICS[ratio]} ÷ its")
+    lines = [heading]
+    for peer in peers:
+        line = [peer]
+        for metric in shown:
+            values = results.values(case, variant, peer, metric)
+            line.append(spread(values) if values else "")
+        line.append(errors(results, case, variant, peer))
+        if ratio:
+            found = results.ratios(case, variant, "evener", peer, ratio)
+            line.append(spread(found) if found and peer != "evener" else "")
+        lines.append(line)
+    return lines
+
+
+def errors(results: Results, case: str, variant: str, peer: str) -> str:
+    """All failures of a peer in a variant, by kind."""
+    kinds: dict[str, int] = {}
+    for sample in results.samples:
+        if (sample.case, sample.variant, sample.peer) == (case, variant, peer):
+            for kind, count in sample.failures.items():
+                kinds[kind] = kinds.get(kind, 0) + count
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "0"
+
+
+def text(lines: list[list[str]]) -> str:
+    """Aligned columns."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """The same as a Markdown table."""
+    head, *rest = ["| " + " | ".join(line) + " |" for line in lines]
+    rule = "|" + "---|" * len(lines[0])
+    return "\n".join([head, rule, *rest])
