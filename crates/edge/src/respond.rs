@@ -404,7 +404,7 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
         }
     }
     if let Some(endpoint) = exchange.endpoint.take() {
-        core.cluster.release(&endpoint, core.now_ns);
+        exchange.cluster().release(&endpoint, core.now_ns);
         exchange.answered_by = Some(endpoint);
     }
 }
