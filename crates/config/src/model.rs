@@ -176,6 +176,8 @@ pub struct App {
     pub target: Option<String>,
     /// Flags and their values in the order of the reference; a switch has none.
     pub flags: Vec<Flag>,
+    /// Where `[app]` was written, as an offset into the file.
+    pub offset: Option<usize>,
 }
 
 /// A flag of `evener run`.

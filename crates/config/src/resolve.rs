@@ -567,5 +567,6 @@ fn app(section: &Section) -> App {
     App {
         target: section.text("target").map(str::to_owned),
         flags,
+        offset: Some(section.span.start),
     }
 }
