@@ -19,7 +19,10 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
     if exchange.asked_ns == 0 {
         exchange.asked_ns = core.now_ns;
     }
-    match core.cluster.admit(waiter, &exchange.tried, core.now_ns) {
+    match core
+        .cluster
+        .admit(waiter, &mut exchange.picking, core.now_ns)
+    {
         Admission::Granted(endpoint) => granted(session, core, endpoint),
         Admission::Queued => {
             core.waiting += 1;
@@ -39,7 +42,6 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
 pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endpoint>) -> Flow {
     let exchange = session.exchange.as_mut().expect("a request was admitted");
     endpoint.count_request();
-    exchange.tried.push(endpoint.id);
     exchange.attempts += 1;
     exchange.endpoint = Some(endpoint);
     session.phase = Phase::Connecting;

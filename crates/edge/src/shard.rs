@@ -48,6 +48,7 @@ pub(crate) enum ShardMessage {
     Granted {
         session: SessionKey,
         endpoint: Arc<Endpoint>,
+        picked_ns: u64,
     },
     /// An endpoint takes no more requests: its idle connections are of no use.
     EndpointDrained(EndpointId),
@@ -271,7 +272,11 @@ impl Shard {
     fn read_mail(&mut self) {
         while let Some(message) = self.mailbox.take() {
             match message {
-                ShardMessage::Granted { session, endpoint } => self.grant(session, endpoint),
+                ShardMessage::Granted {
+                    session,
+                    endpoint,
+                    picked_ns,
+                } => self.grant(session, endpoint, picked_ns),
                 ShardMessage::EndpointDrained(id) => {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
@@ -284,17 +289,22 @@ impl Shard {
         }
     }
 
-    fn grant(&mut self, key: SessionKey, endpoint: Arc<Endpoint>) {
+    fn grant(&mut self, key: SessionKey, endpoint: Arc<Endpoint>, picked_ns: u64) {
         let waiting = self
             .sessions
             .by_key(key)
             .filter(|session| session.phase == Phase::Waiting && session.exchange.is_some());
         let Some(session) = waiting else {
             // It gave up in the meantime.
-            self.core.cluster.release(&endpoint, self.core.now_ns);
+            self.core
+                .cluster
+                .release(&endpoint, picked_ns, self.core.now_ns);
             return;
         };
         self.core.waiting -= 1;
+        if let Some(exchange) = session.exchange.as_mut() {
+            exchange.picking.note_picked(endpoint.id.0, picked_ns);
+        }
         let flow = match admit::granted(session, &mut self.core, endpoint) {
             Flow::Continue => step_through(session, &mut self.core),
             flow => flow,
