@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use evener_net::Postbox;
 use evener_policy::balance::{
@@ -144,7 +144,9 @@ impl Endpoint {
 /// A named set of endpoints.
 pub struct Cluster {
     name: String,
-    queue_length_max: usize,
+    /// For those who are told of a grant and have nobody to give it to.
+    own: Weak<Cluster>,
+    queue_length_max: AtomicUsize,
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
@@ -157,6 +159,12 @@ struct State {
     scratch: Picking,
     waiting: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cluster({})", self.name)
+    }
 }
 
 /// A request that waits for a slot, first come first served over all shards.
@@ -214,15 +222,26 @@ pub struct EndpointSnapshot {
 impl Cluster {
     /// An empty cluster whose queue holds up to `queue_length` requests.
     pub fn new(name: &str, queue_length: usize) -> Arc<Cluster> {
-        Arc::new(Cluster {
+        Arc::new_cyclic(|own| Cluster {
             name: name.to_owned(),
-            queue_length_max: queue_length,
+            own: own.clone(),
+            queue_length_max: AtomicUsize::new(queue_length),
             state: Mutex::new(State {
                 members: Members::new(SETTINGS),
                 ..State::default()
             }),
             queued: AtomicUsize::new(0),
         })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Changes how many requests may wait.
+    pub fn set_queue_length(&self, queue_length: usize) {
+        self.queue_length_max.store(queue_length, Relaxed);
     }
 
     /// Adds an endpoint, which takes traffic from now on.
@@ -311,6 +330,11 @@ impl Cluster {
             .any(|member| !member.is_draining())
     }
 
+    /// Whether requests wait.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.queued.load(Relaxed) > 0
+    }
+
     /// Makes a shard known, so that it can be told of grants and retirements.
     pub(crate) fn attach(&self, postbox: Postbox<ShardMessage>) -> usize {
         let mut state = self.lock();
@@ -326,7 +350,7 @@ impl Cluster {
         {
             return Admission::Granted(endpoint);
         }
-        if state.waiting.len() >= self.queue_length_max {
+        if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
             return Admission::Refused;
         }
         state.waiting.push_back(waiter);
@@ -384,6 +408,7 @@ impl Cluster {
             state.waiting.pop_front();
             state.shards[waiter.shard].post(ShardMessage::Granted {
                 session: waiter.session,
+                cluster: self.own.clone(),
                 endpoint,
                 picked_ns: now_ns,
             });

@@ -405,7 +405,9 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
     }
     if let Some(endpoint) = exchange.endpoint.take() {
         let picked_ns = exchange.picking.picked_ns();
-        core.cluster.release(&endpoint, picked_ns, core.now_ns);
+        exchange
+            .cluster()
+            .release(&endpoint, picked_ns, core.now_ns);
         exchange.answered_by = Some(endpoint);
     }
 }
