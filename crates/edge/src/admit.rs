@@ -20,7 +20,7 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
         exchange.asked_ns = core.now_ns;
     }
     let cluster = exchange.cluster().clone();
-    match cluster.admit(waiter, &exchange.tried, core.now_ns) {
+    match cluster.admit(waiter, &mut exchange.picking, core.now_ns) {
         Admission::Granted(endpoint) => granted(session, core, endpoint),
         Admission::Queued => {
             core.waiting += 1;
@@ -40,7 +40,6 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
 pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endpoint>) -> Flow {
     let exchange = session.exchange.as_mut().expect("a request was admitted");
     endpoint.count_request();
-    exchange.tried.push(endpoint.id);
     exchange.attempts += 1;
     exchange.endpoint = Some(endpoint);
     session.phase = Phase::Connecting;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use evener_http1::{BodyDecoder, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
+use evener_policy::balance::Picking;
 
-use crate::cluster::{Cluster, Endpoint, EndpointId};
+use crate::cluster::{Cluster, Endpoint};
 use crate::config::Timeouts;
 use crate::head::ResponseTerms;
 use crate::pool::Upstream;
@@ -148,7 +149,8 @@ pub(crate) struct Exchange {
     /// The endpoint that answered, once its slot is given back.
     pub(crate) answered_by: Option<Arc<Endpoint>>,
     pub(crate) upstream: Option<Upstream>,
-    pub(crate) tried: Vec<EndpointId>,
+    /// What its picks remember: above all, who has been tried.
+    pub(crate) picking: Picking,
     pub(crate) attempts: u32,
     pub(crate) asked_ns: u64,
     /// When to try again to connect to an endpoint whose backlog was full; 0 while connecting.
@@ -215,7 +217,7 @@ impl Exchange {
         self.endpoint = None;
         self.answered_by = None;
         self.upstream = None;
-        self.tried.clear();
+        self.picking.reset();
         self.attempts = 0;
         self.asked_ns = 0;
         self.connect_again_ms = 0;

@@ -51,6 +51,7 @@ pub(crate) enum ShardMessage {
         session: SessionKey,
         cluster: Weak<Cluster>,
         endpoint: Arc<Endpoint>,
+        picked_ns: u64,
     },
     /// An endpoint takes no more requests: its idle connections are of no use.
     EndpointDrained(EndpointId),
@@ -285,7 +286,8 @@ impl Shard {
                     session,
                     cluster,
                     endpoint,
-                } => self.grant(session, &cluster, endpoint),
+                    picked_ns,
+                } => self.grant(session, &cluster, endpoint, picked_ns),
                 ShardMessage::EndpointDrained(id) => {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
@@ -333,7 +335,13 @@ impl Shard {
         self.arm_accepted();
     }
 
-    fn grant(&mut self, key: SessionKey, cluster: &Weak<Cluster>, endpoint: Arc<Endpoint>) {
+    fn grant(
+        &mut self,
+        key: SessionKey,
+        cluster: &Weak<Cluster>,
+        endpoint: Arc<Endpoint>,
+        picked_ns: u64,
+    ) {
         let waiting = self
             .sessions
             .by_key(key)
@@ -341,11 +349,14 @@ impl Shard {
         let Some(session) = waiting else {
             // It gave up in the meantime.
             if let Some(cluster) = cluster.upgrade() {
-                cluster.release(&endpoint, self.core.now_ns);
+                cluster.release(&endpoint, picked_ns, self.core.now_ns);
             }
             return;
         };
         self.core.waiting -= 1;
+        if let Some(exchange) = session.exchange.as_mut() {
+            exchange.picking.note_picked(endpoint.id.0, picked_ns);
+        }
         let flow = match admit::granted(session, &mut self.core, endpoint) {
             Flow::Continue => step_through(session, &mut self.core),
             flow => flow,
