@@ -5,8 +5,8 @@
 use std::error::Error;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, HealthPaths, Limits,
-    ListenerSpec, Timeouts, TrustedPeers,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    TrustedPeers,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 
@@ -26,20 +26,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             page: None,
         });
     }
-    let config = EdgeConfig {
-        listeners: vec![match listen.strip_prefix("unix:") {
-            Some(path) => ListenerSpec::Unix(path.into()),
-            None => ListenerSpec::Tcp(listen.parse()?),
-        }],
-        shards: 1,
-        backlog: 2048,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-        trusted: TrustedPeers::parse("127.0.0.1")?,
-        response_fields: Vec::new(),
-        health: HealthPaths::default(),
+    let address = match listen.strip_prefix("unix:") {
+        Some(path) => ListenAddress::Unix(path.into()),
+        None => ListenAddress::Tcp(listen.parse()?),
     };
-    let edge = Edge::start(config, cluster, Telemetry::new(TelemetryConfig::default()))?;
+    let config = EdgeConfig {
+        trusted: TrustedPeers::parse("127.0.0.1")?,
+        ..EdgeConfig::to_one(address, cluster)
+    };
+    let edge = Edge::start(config, &Telemetry::new(TelemetryConfig::default()))?;
     eprintln!("{}", edge.addresses().join(" "));
     loop {
         std::thread::park();

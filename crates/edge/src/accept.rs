@@ -23,8 +23,13 @@ pub(crate) enum Backlog {
     Full,
 }
 
-/// Accepts what waits at `listener`.
-pub(crate) fn accept(listener: &Listener, sessions: &mut Sessions, core: &mut Core) -> Backlog {
+/// Accepts what waits at `listener`, which is the one at `place`.
+pub(crate) fn accept(
+    listener: &Listener,
+    place: usize,
+    sessions: &mut Sessions,
+    core: &mut Core,
+) -> Backlog {
     for _ in 0..ACCEPTS_MAX {
         if core.connections.fetch_add(1, Relaxed) >= core.config.limits.connections {
             core.connections.fetch_sub(1, Relaxed);
@@ -43,7 +48,7 @@ pub(crate) fn accept(listener: &Listener, sessions: &mut Sessions, core: &mut Co
                 }
             }
         };
-        if open(accepted, sessions, core).is_err() {
+        if open(accepted, place, sessions, core).is_err() {
             core.connections.fetch_sub(1, Relaxed);
             core.telemetry.connection_refused();
         }
@@ -51,7 +56,12 @@ pub(crate) fn accept(listener: &Listener, sessions: &mut Sessions, core: &mut Co
     Backlog::More
 }
 
-fn open(accepted: Accepted, sessions: &mut Sessions, core: &mut Core) -> std::io::Result<()> {
+fn open(
+    accepted: Accepted,
+    place: usize,
+    sessions: &mut Sessions,
+    core: &mut Core,
+) -> std::io::Result<()> {
     let entry = sessions.vacant();
     let key: SessionKey = entry.1;
     let token = core.tokens.assign(Owner::Downstream(key.index));
@@ -69,7 +79,7 @@ fn open(accepted: Accepted, sessions: &mut Sessions, core: &mut Core) -> std::io
         Ok(socket) => {
             entry
                 .0
-                .insert(Session::new(key, socket, peer, core.now_ms()));
+                .insert(Session::new(key, place, socket, peer, core.now_ms()));
             core.accepted.push(key.index);
             core.telemetry.connection_accepted();
             Ok(())

@@ -19,7 +19,8 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
     if exchange.asked_ns == 0 {
         exchange.asked_ns = core.now_ns;
     }
-    match core.cluster.admit(waiter, &exchange.tried, core.now_ns) {
+    let cluster = exchange.cluster().clone();
+    match cluster.admit(waiter, &mut exchange.picking, core.now_ns) {
         Admission::Granted(endpoint) => granted(session, core, endpoint),
         Admission::Queued => {
             core.waiting += 1;
@@ -39,7 +40,6 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
 pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endpoint>) -> Flow {
     let exchange = session.exchange.as_mut().expect("a request was admitted");
     endpoint.count_request();
-    exchange.tried.push(endpoint.id);
     exchange.attempts += 1;
     exchange.endpoint = Some(endpoint);
     session.phase = Phase::Connecting;
@@ -50,5 +50,7 @@ pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endp
 /// A waiting request gives up its place in the queue.
 pub(crate) fn leave_queue(session: &mut Session, core: &mut Core) {
     core.waiting -= 1;
-    core.cluster.cancel(core.waiter(session));
+    if let Some(exchange) = &session.exchange {
+        exchange.cluster().cancel(core.waiter(session));
+    }
 }

@@ -9,10 +9,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use evener_net::Postbox;
-use evener_policy::balance::{Members, Pick, Reluctance};
+use evener_policy::balance::{
+    Members, Method, Pick, Picking, Reluctance, Request, Settings, Spill, Terms,
+};
 use evener_vitals::{Page, monotonic_ns};
 
 use crate::claims::ClaimSlots;
@@ -22,6 +24,17 @@ use crate::shard::{SessionKey, ShardMessage};
 const STALL_NS: u64 = 25_000_000;
 /// An endpoint that refused a connection is left alone for this long.
 const SUSPECT_NS: u64 = 100_000_000;
+
+/// The worker with the fewest requests in flight; one that failed a request is asked again only if
+/// there is no other.
+const SETTINGS: Settings = Settings {
+    method: Method::LeastInFlight,
+    seed: 1,
+    slow_start: None,
+    panic_percent: 0,
+    spill: Spill::WhenNone,
+    again: true,
+};
 
 /// Names one endpoint of a cluster; never used again for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,10 +130,10 @@ impl Endpoint {
         self.is_stalled(now_ns)
     }
 
-    fn reluctance(&self, tried: &[EndpointId], now_ns: u64) -> Reluctance {
+    fn reluctance(&self, now_ns: u64) -> Reluctance {
         if self.suspect_until_ns.load(Relaxed) > now_ns {
             Reluctance::Never
-        } else if tried.contains(&self.id) || self.is_stalled(now_ns) {
+        } else if self.is_stalled(now_ns) {
             Reluctance::Unless
         } else {
             Reluctance::None
@@ -131,7 +144,9 @@ impl Endpoint {
 /// A named set of endpoints.
 pub struct Cluster {
     name: String,
-    queue_length_max: usize,
+    /// For those who are told of a grant and have nobody to give it to.
+    own: Weak<Cluster>,
+    queue_length_max: AtomicUsize,
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
@@ -140,8 +155,16 @@ pub struct Cluster {
 #[derive(Default)]
 struct State {
     members: Members<Arc<Endpoint>>,
+    /// For picks on behalf of requests that are not at hand.
+    scratch: Picking,
     waiting: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cluster({})", self.name)
+    }
 }
 
 /// A request that waits for a slot, first come first served over all shards.
@@ -199,12 +222,26 @@ pub struct EndpointSnapshot {
 impl Cluster {
     /// An empty cluster whose queue holds up to `queue_length` requests.
     pub fn new(name: &str, queue_length: usize) -> Arc<Cluster> {
-        Arc::new(Cluster {
+        Arc::new_cyclic(|own| Cluster {
             name: name.to_owned(),
-            queue_length_max: queue_length,
-            state: Mutex::new(State::default()),
+            own: own.clone(),
+            queue_length_max: AtomicUsize::new(queue_length),
+            state: Mutex::new(State {
+                members: Members::new(SETTINGS),
+                ..State::default()
+            }),
             queued: AtomicUsize::new(0),
         })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Changes how many requests may wait.
+    pub fn set_queue_length(&self, queue_length: usize) {
+        self.queue_length_max.store(queue_length, Relaxed);
     }
 
     /// Adds an endpoint, which takes traffic from now on.
@@ -223,15 +260,20 @@ impl Cluster {
             failures: AtomicU64::new(0),
         });
         let mut state = self.lock();
-        state.members.join(endpoint, spec.in_flight_max);
+        let terms = Terms {
+            in_flight_max: spec.in_flight_max,
+            max_fails: 0,
+            ..Terms::default()
+        };
+        state.members.join(spec.id.0, endpoint, &terms);
         self.serve_waiters(&mut state, monotonic_ns());
     }
 
     /// Gives an endpoint no new requests; what it has in flight goes on.
     pub fn drain(&self, id: EndpointId) {
         let mut state = self.lock();
-        if let Some(member) = state.members.find_mut(|endpoint| endpoint.id == id) {
-            member.draining = true;
+        state.members.set_draining(id.0, true);
+        if let Some(member) = state.members.find(id.0) {
             member.key.retired.store(true, Relaxed);
             state.tell_shards(|| ShardMessage::EndpointDrained(id));
         }
@@ -241,15 +283,14 @@ impl Cluster {
     pub fn in_flight(&self, id: EndpointId) -> Option<u32> {
         self.lock()
             .members
-            .iter()
-            .find(|member| member.key.id == id)
-            .map(|m| m.in_flight)
+            .find(id.0)
+            .map(|member| member.in_flight())
     }
 
     /// Forgets an endpoint. Requests that it still has are sent elsewhere where that is safe.
     pub fn remove(&self, id: EndpointId) {
         let mut state = self.lock();
-        if let Some(member) = state.members.leave(|endpoint| endpoint.id == id) {
+        if let Some(member) = state.members.leave(id.0) {
             member.key.retired.store(true, Relaxed);
             state.tell_shards(|| ShardMessage::EndpointRemoved(id));
         }
@@ -266,9 +307,9 @@ impl Cluster {
                 id: member.key.id,
                 name: member.key.name.clone(),
                 address: member.key.address.to_string(),
-                in_flight: member.in_flight,
-                in_flight_max: member.in_flight_max,
-                draining: member.draining,
+                in_flight: member.in_flight(),
+                in_flight_max: member.in_flight_max(),
+                draining: member.is_draining(),
                 requests: member.key.requests.load(Relaxed),
                 failures: member.key.failures.load(Relaxed),
                 stalled: member.key.is_stalled(now_ns),
@@ -283,7 +324,15 @@ impl Cluster {
 
     /// Whether some endpoint takes requests.
     pub(crate) fn is_ready(&self) -> bool {
-        self.lock().members.iter().any(|member| !member.draining)
+        self.lock()
+            .members
+            .iter()
+            .any(|member| !member.is_draining())
+    }
+
+    /// Whether requests wait.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.queued.load(Relaxed) > 0
     }
 
     /// Makes a shard known, so that it can be told of grants and retirements.
@@ -294,14 +343,14 @@ impl Cluster {
     }
 
     /// Finds an endpoint for a request, or a place in the queue.
-    pub(crate) fn admit(&self, waiter: Waiter, tried: &[EndpointId], now_ns: u64) -> Admission {
+    pub(crate) fn admit(&self, waiter: Waiter, picking: &mut Picking, now_ns: u64) -> Admission {
         let mut state = self.lock();
         if state.waiting.is_empty()
-            && let Some(endpoint) = state.pick(tried, now_ns)
+            && let Some(endpoint) = state.pick(picking, now_ns)
         {
             return Admission::Granted(endpoint);
         }
-        if state.waiting.len() >= self.queue_length_max {
+        if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
             return Admission::Refused;
         }
         state.waiting.push_back(waiter);
@@ -311,14 +360,16 @@ impl Cluster {
 
     /// An endpoint for a request whose own stands still: one that does not, and has less to do.
     pub(crate) fn admit_elsewhere(&self, from: &Endpoint, now_ns: u64) -> Option<Arc<Endpoint>> {
-        let mut state = self.lock();
-        match state
-            .members
-            .pick(|endpoint| match endpoint.reluctance(&[from.id], now_ns) {
-                Reluctance::None => Reluctance::None,
-                _ => Reluctance::Never,
-            }) {
-            Pick::Chosen(index) => Some(state.members.at(index).key.clone()),
+        let State {
+            members, scratch, ..
+        } = &mut *self.lock();
+        scratch.reset();
+        let reluctance = |endpoint: &Arc<Endpoint>| match endpoint.reluctance(now_ns) {
+            Reluctance::None if endpoint.id != from.id => Reluctance::None,
+            _ => Reluctance::Never,
+        };
+        match members.pick(&Request::at(now_ns), scratch, reluctance) {
+            Pick::Chosen(index) => Some(members.at(index).key.clone()),
             Pick::Full | Pick::Nobody => None,
         }
     }
@@ -332,12 +383,9 @@ impl Cluster {
     }
 
     /// Gives a slot back, to the first request in the queue if there is one.
-    pub(crate) fn release(&self, endpoint: &Endpoint, now_ns: u64) {
+    pub(crate) fn release(&self, endpoint: &Endpoint, picked_ns: u64, now_ns: u64) {
         let mut state = self.lock();
-        if let Some(member) = state.members.find_mut(|other| other.id == endpoint.id) {
-            debug_assert!(member.in_flight > 0, "a slot was released twice");
-            member.in_flight = member.in_flight.saturating_sub(1);
-        }
+        state.members.release(endpoint.id.0, picked_ns);
         self.serve_waiters(&mut state, now_ns);
     }
 
@@ -350,13 +398,19 @@ impl Cluster {
 
     fn serve_waiters(&self, state: &mut State, now_ns: u64) {
         while let Some(waiter) = state.waiting.front().copied() {
-            let Some(endpoint) = state.pick(&[], now_ns) else {
+            let mut picking = std::mem::take(&mut state.scratch);
+            picking.reset();
+            let picked = state.pick(&mut picking, now_ns);
+            state.scratch = picking;
+            let Some(endpoint) = picked else {
                 break;
             };
             state.waiting.pop_front();
             state.shards[waiter.shard].post(ShardMessage::Granted {
                 session: waiter.session,
+                cluster: self.own.clone(),
                 endpoint,
+                picked_ns: now_ns,
             });
         }
         self.queued.store(state.waiting.len(), Relaxed);
@@ -368,11 +422,10 @@ impl Cluster {
 }
 
 impl State {
-    fn pick(&mut self, tried: &[EndpointId], now_ns: u64) -> Option<Arc<Endpoint>> {
-        match self
-            .members
-            .pick(|endpoint| endpoint.reluctance(tried, now_ns))
-        {
+    fn pick(&mut self, picking: &mut Picking, now_ns: u64) -> Option<Arc<Endpoint>> {
+        let request = Request::at(now_ns);
+        let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
+        match self.members.pick(&request, picking, reluctance) {
             Pick::Chosen(index) => Some(self.members.at(index).key.clone()),
             Pick::Full | Pick::Nobody => None,
         }

@@ -14,6 +14,7 @@ use mio::{Registry, Token};
 use crate::cluster::{Cluster, EndpointId, Waiter};
 use crate::config::EdgeConfig;
 use crate::pool::{Pools, Upstream};
+use crate::route::{ListenerNames, RouteTable};
 use crate::session::{Exchange, Session};
 use crate::shard::SessionKey;
 
@@ -28,7 +29,10 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) config: Arc<EdgeConfig>,
     pub(crate) head_limits: HeadLimits,
-    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) routes: RouteTable,
+    /// Whose queues are looked after: those of the configuration, and those that left it while
+    /// requests of ours waited in them.
+    pub(crate) clusters: Vec<Arc<Cluster>>,
     pub(crate) telemetry: ShardTelemetry,
     /// Downstream connections over all shards.
     pub(crate) connections: Arc<AtomicUsize>,
@@ -69,24 +73,17 @@ impl Core {
         shard: usize,
         registry: Registry,
         config: Arc<EdgeConfig>,
-        cluster: Arc<Cluster>,
+        listeners: &ListenerNames,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
     ) -> Core {
-        let mut response_fields = Vec::new();
-        for (name, value) in &config.response_fields {
-            write::field(&mut response_fields, name.as_bytes(), value.as_bytes());
-        }
-        let head_limits = HeadLimits {
-            head_bytes: config.limits.head_bytes.min(READ_BYTES),
-            header_count: config.limits.header_count,
-        };
-        Core {
+        let mut core = Core {
             shard,
             registry,
-            head_limits,
-            config,
-            cluster,
+            head_limits: HeadLimits::default(),
+            config: config.clone(),
+            routes: RouteTable::default(),
+            clusters: Vec::new(),
             telemetry,
             connections,
             tokens: Tokens::default(),
@@ -97,7 +94,7 @@ impl Core {
             scratch: vec![0; READ_BYTES_LARGE + 2 * READ_BYTES],
             fields: Fields::new(),
             gather: Gather::new(),
-            response_fields,
+            response_fields: Vec::new(),
             offers: Vec::new(),
             waiting: 0,
             draining: false,
@@ -105,7 +102,27 @@ impl Core {
             now_ns: monotonic_ns(),
             request_ids: RequestIds::new(),
             date: DateText::default(),
+        };
+        core.configure(config, listeners);
+        core
+    }
+
+    /// Works by this configuration from the next request on; those under way keep their route.
+    pub(crate) fn configure(&mut self, config: Arc<EdgeConfig>, listeners: &ListenerNames) {
+        self.response_fields.clear();
+        for (name, value) in &config.response_fields {
+            write::field(&mut self.response_fields, name.as_bytes(), value.as_bytes());
         }
+        self.head_limits = HeadLimits {
+            head_bytes: config.limits.head_bytes.min(READ_BYTES),
+            header_count: config.limits.header_count,
+        };
+        self.routes = RouteTable::new(&config.routes, &config.clusters, listeners);
+        let known =
+            |cluster: &Arc<Cluster>| config.clusters.iter().any(|one| Arc::ptr_eq(one, cluster));
+        self.clusters.retain(|old| !known(old) && old.has_queue());
+        self.clusters.extend(config.clusters.iter().cloned());
+        self.config = config;
     }
 
     /// Milliseconds on the shard's clock, as of the last batch of events.
@@ -122,6 +139,8 @@ impl Core {
     pub(crate) fn give_exchange(&mut self, mut exchange: Box<Exchange>) {
         self.buffers.give(std::mem::take(&mut exchange.outgoing));
         self.buffers.give(std::mem::take(&mut exchange.incoming));
+        // A route that left the configuration is not kept alive by what is over.
+        exchange.route = None;
         if self.exchanges.len() < 1024 {
             self.exchanges.push(exchange);
         }

@@ -34,7 +34,11 @@ pub(crate) enum Timer {
 
 /// The earliest deadline, in milliseconds.
 pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
-    let timeouts = &core.config.timeouts;
+    let general = &core.config.timeouts;
+    let timeouts = session
+        .exchange
+        .as_ref()
+        .map_or(general, |exchange| exchange.timeouts(general));
     let since = session.since_ms;
     let of = |from, duration, timer| Core::after(from, duration).map(|at| (at, timer));
     match session.phase {
@@ -87,12 +91,13 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
 }
 
 fn whole_request(session: &Session, core: &Core) -> Option<(u64, Timer)> {
-    let started = session.exchange.as_ref()?.started_ns / 1_000_000;
-    Core::after(started, core.config.timeouts.request).map(|at| (at, Timer::Request))
+    let exchange = session.exchange.as_ref()?;
+    let timeouts = exchange.timeouts(&core.config.timeouts);
+    Core::after(exchange.started_ns / 1_000_000, timeouts.request).map(|at| (at, Timer::Request))
 }
 
 fn exchange_deadline(session: &Session, exchange: &Exchange, core: &Core) -> Option<(u64, Timer)> {
-    let timeouts = &core.config.timeouts;
+    let timeouts = exchange.timeouts(&core.config.timeouts);
     let (from, duration, timer) = if session.has_output() {
         (session.output_moved_ms, timeouts.send_gap, Timer::SendGap)
     } else if exchange.answering {

@@ -13,6 +13,7 @@ use crate::error::{Kind, ProxyError, Stage};
 use crate::forward;
 use crate::head::{self, Origin};
 use crate::respond;
+use crate::route::Asked;
 use crate::session::{Flow, LogLine, Session};
 
 /// Reads until there is a complete head, and starts on it.
@@ -114,6 +115,13 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
 fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHead) -> Parsed {
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
+    let asked = Asked {
+        listener: session.listener,
+        bytes,
+        head,
+        fields: &core.fields,
+    };
+    exchange.route = core.routes.find(&asked).cloned();
     exchange.wants_json = prefers_json(bytes, core);
     core.telemetry.request_started();
     let id = core.next_request_id();
@@ -143,7 +151,14 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
             flow: respond::health(session, core, healthy),
         };
     }
-    if let (Framing::Length(length), Some(most)) = (head.framing, core.config.limits.body_bytes)
+    let Some(route) = session.exchange.as_ref().and_then(|e| e.route.as_ref()) else {
+        let error = ProxyError::edge(Stage::Route, Kind::NoRoute);
+        return Parsed::Started {
+            used: head.length,
+            flow: respond::refuse(session, core, &error),
+        };
+    };
+    if let (Framing::Length(length), Some(most)) = (head.framing, route.body_bytes)
         && length > most
     {
         let error = ProxyError::downstream(Stage::Admit, Kind::BodyTooLarge);
@@ -169,7 +184,12 @@ fn health_answer(core: &Core, bytes: &[u8], head: &RequestHead) -> Option<bool> 
     if is(&core.config.health.liveness) {
         Some(true)
     } else if is(&core.config.health.readiness) {
-        Some(!core.draining && core.cluster.is_ready())
+        let ready = core
+            .config
+            .clusters
+            .iter()
+            .all(|cluster| cluster.is_ready());
+        Some(!core.draining && ready)
     } else {
         None
     }

@@ -23,6 +23,7 @@ pub(crate) struct ProxyError {
 #[allow(missing_docs)]
 pub(crate) enum Stage {
     Decode,
+    Route,
     Admit,
     Connect,
     Forward,
@@ -49,6 +50,7 @@ pub(crate) enum Kind {
     BodyTooLarge,
     HeadTimeout,
     BodyTimeout,
+    NoRoute,
     QueueFull,
     QueueTimeout,
     ConnectFailed(io::ErrorKind),
@@ -97,6 +99,7 @@ impl ProxyError {
             Kind::Body(_) => 400,
             Kind::BodyTooLarge => 413,
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
+            Kind::NoRoute => 404,
             Kind::QueueFull | Kind::QueueTimeout => 503,
             Kind::ConnectFailed(_) | Kind::Closed | Kind::Broken(_) | Kind::Garbage => 502,
             Kind::ConnectTimeout
@@ -119,6 +122,7 @@ impl ProxyError {
             Kind::BodyTooLarge => "the request body is larger than this server takes",
             Kind::HeadTimeout => "the request head did not arrive in time",
             Kind::BodyTimeout => "the request body did not arrive in time",
+            Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
             Kind::QueueTimeout => "no worker was free in time; try again later",
             Kind::ConnectFailed(_) => "no worker could be reached",
@@ -145,6 +149,7 @@ impl ProxyError {
             Kind::BodyTooLarge => ErrorKind::BodyTooLarge,
             Kind::HeadTimeout => ErrorKind::HeaderReadTimeout,
             Kind::BodyTimeout => ErrorKind::BodyGapTimeout,
+            Kind::NoRoute => ErrorKind::NoRoute,
             Kind::QueueFull => ErrorKind::QueueFull,
             Kind::QueueTimeout => ErrorKind::QueueTimeout,
             Kind::ConnectFailed(_) => ErrorKind::ConnectFailed,

@@ -97,7 +97,7 @@ pub(crate) fn take_body(
     exchange.upload_moved_ms = core.now_ns / 1_000_000;
     let mut gather = take(&mut core.gather);
     gather.clear();
-    let used = decode_into(exchange, core, bytes, &mut gather);
+    let used = decode_into(exchange, bytes, &mut gather);
     if used.is_ok() {
         let fits = exchange.outgoing.len() + gather.len() <= core.config.limits.replay_bytes;
         if exchange.held && !fits && exchange.upstream.is_some() && exchange.unsent().is_empty() {
@@ -127,7 +127,6 @@ pub(crate) fn take_body(
 
 fn decode_into(
     exchange: &mut Exchange,
-    core: &Core,
     bytes: &[u8],
     gather: &mut evener_net::Gather,
 ) -> Result<usize, ProxyError> {
@@ -140,12 +139,8 @@ fn decode_into(
             .map_err(|error| bad(Kind::Body(error)))?;
         let (start, end) = (at + piece.data.start, at + piece.data.end);
         exchange.request_body_bytes += (end - start) as u64;
-        if core
-            .config
-            .limits
-            .body_bytes
-            .is_some_and(|most| exchange.request_body_bytes > most)
-        {
+        let most = exchange.route.as_ref().and_then(|route| route.body_bytes);
+        if most.is_some_and(|most| exchange.request_body_bytes > most) {
             return Err(bad(Kind::BodyTooLarge));
         }
         if start < end {

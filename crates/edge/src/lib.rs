@@ -1,7 +1,7 @@
 //! The data plane: takes connections, understands requests, chooses a worker for each, moves bytes
 //! both ways, and keeps the promise that no request is lost that could be answered.
 //!
-//! A request crosses the files in this order: `accept`, `decode`, `admit` (route and pick),
+//! A request crosses the files in this order: `accept`, `decode`, `route`, `admit` (and pick),
 //! `connect`, `forward` and `respond` (driven together by `exchange`), `retry`, `record`. A shard
 //! (`shard`) is one thread with its own listeners, connections and pools; shards share a
 //! [`Cluster`] and nothing else. Who runs the workers is not known here: they join and leave the
@@ -26,6 +26,7 @@ mod pool;
 mod record;
 mod respond;
 mod retry;
+mod route;
 mod session;
 mod shard;
 mod start;
@@ -34,5 +35,8 @@ mod tunnel;
 pub use cluster::{
     Cluster, ClusterSnapshot, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec,
 };
-pub use config::{EdgeConfig, HealthPaths, Limits, ListenerSpec, Network, Timeouts, TrustedPeers};
+pub use config::{
+    EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
+    TrustedPeers,
+};
 pub use start::{Edge, StartError};

@@ -404,7 +404,10 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
         }
     }
     if let Some(endpoint) = exchange.endpoint.take() {
-        core.cluster.release(&endpoint, core.now_ns);
+        let picked_ns = exchange.picking.picked_ns();
+        exchange
+            .cluster()
+            .release(&endpoint, picked_ns, core.now_ns);
         exchange.answered_by = Some(endpoint);
     }
 }

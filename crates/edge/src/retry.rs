@@ -78,7 +78,10 @@ fn give_up_attempt(exchange: &mut Exchange, core: &mut Core, error: ProxyError) 
         if matches!(error.kind, Kind::ConnectFailed(_) | Kind::ConnectTimeout) {
             endpoint.suspect(core.now_ns);
         }
-        core.cluster.release(&endpoint, core.now_ns);
+        let picked_ns = exchange.picking.picked_ns();
+        exchange
+            .cluster()
+            .release(&endpoint, picked_ns, core.now_ns);
     }
     reached
 }
@@ -131,16 +134,18 @@ pub(crate) fn review_offer(session: &mut Session, core: &mut Core, offer: &Offer
     if !endpoint.note_waiting(offer.at_ns, core.now_ns) || !exchange.held {
         return OfferState::Open;
     }
-    let Some(other) = core.cluster.admit_elsewhere(endpoint, core.now_ns) else {
+    let Some(other) = exchange.cluster().admit_elsewhere(endpoint, core.now_ns) else {
         return OfferState::Open;
     };
     if !claims.take_back(offer.sequence) {
-        core.cluster.release(&other, core.now_ns);
+        exchange.cluster().release(&other, core.now_ns, core.now_ns);
         return OfferState::Settled;
     }
     core.telemetry.taken_back();
     let stalled = exchange.endpoint.take().expect("checked above");
-    core.cluster.release(&stalled, core.now_ns);
+    let picked_ns = exchange.picking.picked_ns();
+    exchange.cluster().release(&stalled, picked_ns, core.now_ns);
+    exchange.picking.note_picked(other.id.0, core.now_ns);
     if let Some(upstream) = exchange.upstream.take() {
         core.close_upstream(upstream);
     }

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use evener_http1::{BodyDecoder, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
+use evener_policy::balance::Picking;
 
-use crate::cluster::{Endpoint, EndpointId};
+use crate::cluster::{Cluster, Endpoint};
+use crate::config::Timeouts;
 use crate::head::ResponseTerms;
 use crate::pool::Upstream;
+use crate::route::ActiveRoute;
 use crate::shard::SessionKey;
 
 /// What a connection is doing.
@@ -49,6 +52,8 @@ pub(crate) enum Flow {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) key: SessionKey,
+    /// The listener it came in by.
+    pub(crate) listener: usize,
     pub(crate) socket: Socket,
     pub(crate) peer: Peer,
     pub(crate) phase: Phase,
@@ -73,9 +78,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(key: SessionKey, socket: Socket, peer: Peer, now_ms: u64) -> Session {
+    pub(crate) fn new(
+        key: SessionKey,
+        listener: usize,
+        socket: Socket,
+        peer: Peer,
+        now_ms: u64,
+    ) -> Session {
         Session {
             key,
+            listener,
             socket,
             peer,
             phase: Phase::Head,
@@ -114,6 +126,8 @@ pub(crate) struct Exchange {
     pub(crate) chunked: bool,
     pub(crate) wants_json: bool,
     pub(crate) started_ns: u64,
+    /// Where it goes, and by which bounds; `None` if the edge answers by itself.
+    pub(crate) route: Option<Arc<ActiveRoute>>,
     pub(crate) request_body: BodyDecoder,
     pub(crate) request_body_bytes: u64,
     /// The request as the endpoint gets it: head and body, unsent from `sent` on.
@@ -135,7 +149,8 @@ pub(crate) struct Exchange {
     /// The endpoint that answered, once its slot is given back.
     pub(crate) answered_by: Option<Arc<Endpoint>>,
     pub(crate) upstream: Option<Upstream>,
-    pub(crate) tried: Vec<EndpointId>,
+    /// What its picks remember: above all, who has been tried.
+    pub(crate) picking: Picking,
     pub(crate) attempts: u32,
     pub(crate) asked_ns: u64,
     /// When to try again to connect to an endpoint whose backlog was full; 0 while connecting.
@@ -191,6 +206,7 @@ impl Exchange {
         self.chunked = head.framing == evener_http1::Framing::Chunked;
         self.wants_json = false;
         self.started_ns = now_ns;
+        self.route = None;
         self.request_body.reset(head.framing);
         self.request_body_bytes = 0;
         self.outgoing.clear();
@@ -201,7 +217,7 @@ impl Exchange {
         self.endpoint = None;
         self.answered_by = None;
         self.upstream = None;
-        self.tried.clear();
+        self.picking.reset();
         self.attempts = 0;
         self.asked_ns = 0;
         self.connect_again_ms = 0;
@@ -227,6 +243,19 @@ impl Exchange {
         self.incoming.clear();
         self.hold_until_ms = 0;
         self.response_moved_ms = 0;
+    }
+
+    /// The deadlines of this request.
+    pub(crate) fn timeouts<'a>(&'a self, general: &'a Timeouts) -> &'a Timeouts {
+        self.route.as_ref().map_or(general, |route| &route.timeouts)
+    }
+
+    /// The cluster it goes to.
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        let route = self.route.as_ref();
+        &route
+            .expect("only a request with a route has an endpoint")
+            .cluster
     }
 
     /// Bytes of the request that the endpoint has not taken.

@@ -1,10 +1,10 @@
 //! A shard: one thread, its listeners, its connections, and the loop that serves them.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use evener_net::{Listener, Mailbox, TimerKey, Timers};
+use evener_net::{BoundListener, Listener, Mailbox, TimerKey, Timers};
 use evener_vitals::monotonic_ns;
 use mio::event::Event;
 use mio::{Events, Poll, Token};
@@ -12,7 +12,8 @@ use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
 use crate::admit;
-use crate::cluster::{Endpoint, EndpointId};
+use crate::cluster::{Cluster, Endpoint, EndpointId};
+use crate::config::EdgeConfig;
 use crate::connect;
 use crate::core::{Core, Owner};
 use crate::deadlines;
@@ -21,6 +22,7 @@ use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
 use crate::respond;
 use crate::retry::{self, OfferState};
+use crate::route::ListenerNames;
 use crate::session::{Flow, Phase, Session};
 use crate::tunnel;
 
@@ -47,12 +49,26 @@ pub(crate) enum ShardMessage {
     /// A queued request has a slot.
     Granted {
         session: SessionKey,
+        cluster: Weak<Cluster>,
         endpoint: Arc<Endpoint>,
+        picked_ns: u64,
     },
     /// An endpoint takes no more requests: its idle connections are of no use.
     EndpointDrained(EndpointId),
     /// An endpoint is gone: requests on it have failed.
     EndpointRemoved(EndpointId),
+    /// Accept what comes here.
+    Listen {
+        place: usize,
+        listener: BoundListener,
+    },
+    /// Take what waits at this listener, then close it.
+    Unlisten(usize),
+    /// Work by this configuration from the next request on.
+    Configure {
+        config: Arc<EdgeConfig>,
+        listeners: Arc<ListenerNames>,
+    },
     /// Take no new connections, finish the rest.
     Drain,
     /// Cut everything and end.
@@ -102,18 +118,13 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(
-        poll: Poll,
-        core: Core,
-        mailbox: Mailbox<ShardMessage>,
-        listeners: Vec<Listener>,
-    ) -> Shard {
+    pub(crate) fn new(poll: Poll, core: Core, mailbox: Mailbox<ShardMessage>) -> Shard {
         let now_ms = core.now_ms();
         Shard {
             poll,
             core,
             mailbox,
-            listeners: listeners.into_iter().map(Some).collect(),
+            listeners: Vec::new(),
             sessions: Sessions::default(),
             timers: Timers::new(now_ms),
             yielded: Vec::new(),
@@ -199,10 +210,10 @@ impl Shard {
     }
 
     fn accept(&mut self, index: usize) {
-        let Some(listener) = &self.listeners[index] else {
+        let Some(Some(listener)) = self.listeners.get(index) else {
             return;
         };
-        match accept::accept(listener, &mut self.sessions, &mut self.core) {
+        match accept::accept(listener, index, &mut self.sessions, &mut self.core) {
             Backlog::Empty => {}
             Backlog::More | Backlog::Full => {
                 if !self.backlogged.contains(&index) {
@@ -271,30 +282,81 @@ impl Shard {
     fn read_mail(&mut self) {
         while let Some(message) = self.mailbox.take() {
             match message {
-                ShardMessage::Granted { session, endpoint } => self.grant(session, endpoint),
+                ShardMessage::Granted {
+                    session,
+                    cluster,
+                    endpoint,
+                    picked_ns,
+                } => self.grant(session, &cluster, endpoint, picked_ns),
                 ShardMessage::EndpointDrained(id) => {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
                     }
                 }
                 ShardMessage::EndpointRemoved(id) => self.cut_endpoint(id),
+                ShardMessage::Listen { place, listener } => self.listen(place, listener),
+                ShardMessage::Unlisten(place) => self.unlisten(place),
+                ShardMessage::Configure { config, listeners } => {
+                    self.core.configure(config, &listeners);
+                }
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stopping = true,
             }
         }
     }
 
-    fn grant(&mut self, key: SessionKey, endpoint: Arc<Endpoint>) {
+    fn listen(&mut self, place: usize, listener: BoundListener) {
+        if self.core.draining {
+            return;
+        }
+        let token = self.core.tokens.assign(Owner::Listener(place));
+        if self.listeners.len() <= place {
+            self.listeners.resize_with(place + 1, || None);
+        }
+        match listener.register(self.poll.registry(), token) {
+            Ok(listener) => self.listeners[place] = Some(listener),
+            // Out of memory for one more socket; other shards may still listen there.
+            Err(_) => self.core.tokens.free(token),
+        }
+    }
+
+    /// Takes what waits in a listener's backlog, then closes it.
+    fn unlisten(&mut self, place: usize) {
+        while let Some(Some(listener)) = self.listeners.get(place) {
+            if accept::accept(listener, place, &mut self.sessions, &mut self.core) != Backlog::More
+            {
+                break;
+            }
+        }
+        if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
+            self.core.tokens.free(listener.token());
+        }
+        self.backlogged.retain(|index| *index != place);
+        self.arm_accepted();
+    }
+
+    fn grant(
+        &mut self,
+        key: SessionKey,
+        cluster: &Weak<Cluster>,
+        endpoint: Arc<Endpoint>,
+        picked_ns: u64,
+    ) {
         let waiting = self
             .sessions
             .by_key(key)
             .filter(|session| session.phase == Phase::Waiting && session.exchange.is_some());
         let Some(session) = waiting else {
             // It gave up in the meantime.
-            self.core.cluster.release(&endpoint, self.core.now_ns);
+            if let Some(cluster) = cluster.upgrade() {
+                cluster.release(&endpoint, picked_ns, self.core.now_ns);
+            }
             return;
         };
         self.core.waiting -= 1;
+        if let Some(exchange) = session.exchange.as_mut() {
+            exchange.picking.note_picked(endpoint.id.0, picked_ns);
+        }
         let flow = match admit::granted(session, &mut self.core, endpoint) {
             Flow::Continue => step_through(session, &mut self.core),
             flow => flow,
@@ -348,18 +410,9 @@ impl Shard {
             return;
         }
         self.core.draining = true;
-        for index in 0..self.listeners.len() {
-            while let Some(listener) = &self.listeners[index] {
-                if accept::accept(listener, &mut self.sessions, &mut self.core) != Backlog::More {
-                    break;
-                }
-            }
-            if let Some(listener) = self.listeners[index].take() {
-                self.core.tokens.free(listener.token());
-            }
+        for place in 0..self.listeners.len() {
+            self.unlisten(place);
         }
-        self.backlogged.clear();
-        self.arm_accepted();
         let all: Vec<usize> = self.sessions.slab.iter().map(|(index, _)| index).collect();
         for index in all {
             if !self.sessions.slab[index].is_idle() {
@@ -433,7 +486,9 @@ impl Shard {
             return;
         }
         self.next_sweep_ms = now_ms + SWEEP_MS;
-        self.core.cluster.revisit_queue(self.core.now_ns);
+        for cluster in &self.core.clusters {
+            cluster.revisit_queue(self.core.now_ns);
+        }
         for index in std::mem::take(&mut self.backlogged) {
             self.accept(index);
         }

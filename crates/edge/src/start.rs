@@ -1,11 +1,12 @@
 //! Binds the listeners, starts the shards, and is the handle by which the rest of the program
-//! drains and stops them.
+//! gives them another configuration, drains and stops them.
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use evener_net::{BoundListener, ListenError, Postbox, mailbox};
@@ -13,16 +14,19 @@ use evener_telemetry::Telemetry;
 use mio::Poll;
 
 use crate::cluster::Cluster;
-use crate::config::{EdgeConfig, ListenerSpec};
+use crate::config::{EdgeConfig, ListenAddress};
 use crate::core::{Core, Owner};
+use crate::route::ListenerNames;
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
 /// A running data plane.
 #[derive(Debug)]
 pub struct Edge {
     shards: Vec<RunningShard>,
-    addresses: Vec<String>,
-    unix_paths: Vec<PathBuf>,
+    listeners: Vec<RunningListener>,
+    /// Places of listeners are never used again.
+    next_place: usize,
+    clusters: Vec<Weak<Cluster>>,
     connections: Arc<AtomicUsize>,
 }
 
@@ -30,6 +34,24 @@ pub struct Edge {
 struct RunningShard {
     postbox: Postbox<ShardMessage>,
     thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct RunningListener {
+    place: usize,
+    /// What was asked for.
+    asked: Asked,
+    /// As people write it.
+    address: String,
+    unix_path: Option<PathBuf>,
+}
+
+/// An address as it was asked for: what tells whether a listener stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Asked {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Inherited(i32),
 }
 
 /// Why the data plane cannot start.
@@ -66,41 +88,121 @@ impl From<io::Error> for StartError {
 
 impl Edge {
     /// Binds every listener, then starts the shards. Clients can connect once this returns.
-    pub fn start(
-        mut config: EdgeConfig,
-        cluster: Arc<Cluster>,
-        telemetry: Telemetry,
-    ) -> Result<Edge, StartError> {
+    pub fn start(mut config: EdgeConfig, telemetry: &Telemetry) -> Result<Edge, StartError> {
         let count = config.shards.max(1);
-        let mut addresses = Vec::new();
-        let mut unix_paths = Vec::new();
-        let mut listeners: Vec<Vec<BoundListener>> = (0..count).map(|_| Vec::new()).collect();
+        let mut edge = Edge {
+            shards: Vec::with_capacity(count),
+            listeners: Vec::new(),
+            next_place: 0,
+            clusters: Vec::new(),
+            connections: Arc::new(AtomicUsize::new(0)),
+        };
+        let bound = edge.bind_new(&mut config, count)?;
+        let names = bound.names();
+        let config = Arc::new(config);
+        for index in 0..count {
+            let shard = start_shard(&config, &names, telemetry, &edge.connections, index)?;
+            edge.shards.push(shard);
+        }
+        edge.attach(&config.clusters);
+        edge.listen(bound);
+        Ok(edge)
+    }
+
+    /// Works by another configuration from the next request on. Listeners that stay keep their
+    /// sockets, new ones are opened first, and those that are gone are closed after what waits in
+    /// their backlog; connections and requests go on. If a new address cannot be listened on,
+    /// nothing changes. The number of shards stays.
+    pub fn reconfigure(&mut self, mut config: EdgeConfig) -> Result<(), StartError> {
+        let bound = self.bind_new(&mut config, self.shards.len())?;
+        let listeners: Arc<ListenerNames> = bound.names().into();
+        let config = Arc::new(config);
+        self.attach(&config.clusters);
+        for shard in &self.shards {
+            shard.postbox.post(ShardMessage::Configure {
+                config: config.clone(),
+                listeners: listeners.clone(),
+            });
+        }
+        self.listen(bound);
+        Ok(())
+    }
+
+    /// Binds what is not listened on yet, and takes the list of listeners out of `config`.
+    fn bind_new(&self, config: &mut EdgeConfig, count: usize) -> Result<Bound, StartError> {
+        let mut kept: Vec<&RunningListener> = self.listeners.iter().collect();
+        let mut bound = Bound {
+            stay: Vec::new(),
+            new: Vec::new(),
+            next_place: self.next_place,
+        };
         for spec in config.listeners.drain(..) {
-            let bound = bind(spec, count, config.backlog)?;
-            addresses.push(bound.first().map(describe).unwrap_or_default());
-            unix_paths.extend(bound.first().and_then(|b| b.unix_path()).map(PathBuf::from));
-            for (shard, listener) in listeners.iter_mut().zip(bound) {
-                shard.push(listener);
+            let asked = asked(&spec.address);
+            if let Some(index) = kept.iter().position(|running| running.asked == asked) {
+                bound.stay.push((spec.name, kept.swap_remove(index).place));
+                continue;
+            }
+            let sockets = bind(spec.address, count, config.backlog)?;
+            let first = sockets.first();
+            let running = RunningListener {
+                place: bound.next_place,
+                asked,
+                address: first.map(describe).unwrap_or_default(),
+                unix_path: first.and_then(|b| b.unix_path()).map(PathBuf::from),
+            };
+            bound.next_place += 1;
+            bound.new.push((spec.name, running, sockets));
+        }
+        Ok(bound)
+    }
+
+    /// Lets the shards listen where they should, and nowhere else.
+    fn listen(&mut self, bound: Bound) {
+        self.next_place = bound.next_place;
+        let stays =
+            |running: &RunningListener| bound.stay.iter().any(|(_, place)| *place == running.place);
+        let (stay, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
+        self.listeners = stay;
+        for (_, running, sockets) in bound.new {
+            for (shard, listener) in self.shards.iter().zip(sockets) {
+                let place = running.place;
+                shard.postbox.post(ShardMessage::Listen { place, listener });
+            }
+            self.listeners.push(running);
+        }
+        for running in gone {
+            for shard in &self.shards {
+                shard.postbox.post(ShardMessage::Unlisten(running.place));
+            }
+            if let Some(path) = running.unix_path {
+                // It may have been removed or replaced by somebody else.
+                let _ = std::fs::remove_file(path);
             }
         }
-        let config = Arc::new(config);
-        let connections = Arc::new(AtomicUsize::new(0));
-        let mut shards = Vec::with_capacity(count);
-        for listeners in listeners {
-            let shard = start_shard(&config, &cluster, &telemetry, &connections, listeners)?;
-            shards.push(shard);
+    }
+
+    /// Makes the shards known to clusters that do not know them.
+    fn attach(&mut self, clusters: &[Arc<Cluster>]) {
+        self.clusters.retain(|cluster| cluster.strong_count() > 0);
+        for cluster in clusters {
+            let known = Arc::downgrade(cluster);
+            if self.clusters.iter().any(|other| other.ptr_eq(&known)) {
+                continue;
+            }
+            for (index, shard) in self.shards.iter().enumerate() {
+                let number = cluster.attach(shard.postbox.clone());
+                assert_eq!(number, index, "a cluster belongs to one edge only");
+            }
+            self.clusters.push(known);
         }
-        Ok(Edge {
-            shards,
-            addresses,
-            unix_paths,
-            connections,
-        })
     }
 
     /// Where clients can connect, as people write it.
     pub fn addresses(&self) -> Vec<String> {
-        self.addresses.clone()
+        self.listeners
+            .iter()
+            .map(|listener| listener.address.clone())
+            .collect()
     }
 
     /// Open connections of clients.
@@ -125,17 +227,52 @@ impl Edge {
             // A shard that panicked has told so on its own.
             let _ = shard.thread.join();
         }
-        for path in &self.unix_paths {
+        for path in self
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.unix_path.as_ref())
+        {
             // It may have been removed or replaced by somebody else.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
+/// Listeners as they should be.
+struct Bound {
+    /// Those that are there already: name and place.
+    stay: Vec<(String, usize)>,
+    /// New ones, with a socket for each shard.
+    new: Vec<(String, RunningListener, Vec<BoundListener>)>,
+    next_place: usize,
+}
+
+impl Bound {
+    fn names(&self) -> Vec<(String, usize)> {
+        let new = self
+            .new
+            .iter()
+            .map(|(name, running, _)| (name.clone(), running.place));
+        self.stay.iter().cloned().chain(new).collect()
+    }
+}
+
+fn asked(address: &ListenAddress) -> Asked {
+    match address {
+        ListenAddress::Tcp(address) => Asked::Tcp(*address),
+        ListenAddress::Unix(path) => Asked::Unix(path.clone()),
+        ListenAddress::Inherited { number, .. } => Asked::Inherited(*number),
+    }
+}
+
 /// One listener for each shard.
-fn bind(spec: ListenerSpec, count: usize, backlog: u32) -> Result<Vec<BoundListener>, StartError> {
-    let first = match spec {
-        ListenerSpec::Tcp(address) => {
+fn bind(
+    address: ListenAddress,
+    count: usize,
+    backlog: u32,
+) -> Result<Vec<BoundListener>, StartError> {
+    let first = match address {
+        ListenAddress::Tcp(address) => {
             // A plain bind first: with SO_REUSEPORT alone, a second program of the same user on
             // the same port would go unnoticed and get half of the connections.
             drop(BoundListener::tcp(address, backlog, false)?);
@@ -147,8 +284,16 @@ fn bind(spec: ListenerSpec, count: usize, backlog: u32) -> Result<Vec<BoundListe
             }
             return Ok(all);
         }
-        ListenerSpec::Unix(path) => BoundListener::unix(&path, backlog)?,
-        ListenerSpec::Inherited(descriptor) => BoundListener::inherited(descriptor)?,
+        ListenAddress::Unix(path) => BoundListener::unix(&path, backlog)?,
+        ListenAddress::Inherited { number, descriptor } => match descriptor {
+            Some(descriptor) => BoundListener::inherited(descriptor)?,
+            None => {
+                return Err(StartError::Listen(ListenError {
+                    address: format!("fd:{number}"),
+                    cause: io::Error::other("descriptors are taken over at the start only"),
+                }));
+            }
+        },
     };
     let mut all = Vec::with_capacity(count);
     for _ in 1..count {
@@ -168,30 +313,24 @@ fn describe(listener: &BoundListener) -> String {
 
 fn start_shard(
     config: &Arc<EdgeConfig>,
-    cluster: &Arc<Cluster>,
+    listeners: &ListenerNames,
     telemetry: &Telemetry,
     connections: &Arc<AtomicUsize>,
-    bound: Vec<BoundListener>,
+    index: usize,
 ) -> Result<RunningShard, StartError> {
     let poll = Poll::new()?;
     let (mailbox, postbox) = mailbox(poll.registry(), MAILBOX)?;
-    let index = cluster.attach(postbox.clone());
     let mut core = Core::new(
         index,
         poll.registry().try_clone()?,
         config.clone(),
-        cluster.clone(),
+        listeners,
         telemetry.shard(),
         connections.clone(),
     );
     let reserved = core.tokens.assign(Owner::Free);
     assert_eq!(reserved, MAILBOX, "the first token is the mailbox's");
-    let mut listeners = Vec::with_capacity(bound.len());
-    for (place, listener) in bound.into_iter().enumerate() {
-        let token = core.tokens.assign(Owner::Listener(place));
-        listeners.push(listener.register(poll.registry(), token)?);
-    }
-    let shard = Shard::new(poll, core, mailbox, listeners);
+    let shard = Shard::new(poll, core, mailbox);
     let thread = std::thread::Builder::new()
         .name(format!("shard-{index}"))
         .spawn(move || shard.run())?;

@@ -13,8 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, HealthPaths, Limits,
-    ListenerSpec, Timeouts, TrustedPeers,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 use evener_vitals::{Page, Preface, monotonic_ns};
@@ -96,17 +95,9 @@ fn pair(name: &str) -> (Edge, SocketAddr, [Worker; 2]) {
         });
         Worker { page, listener }
     });
-    let config = EdgeConfig {
-        listeners: vec![ListenerSpec::Tcp("127.0.0.1:0".parse().unwrap())],
-        shards: 1,
-        backlog: 128,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-        trusted: TrustedPeers::parse("").unwrap(),
-        response_fields: Vec::new(),
-        health: HealthPaths::default(),
-    };
-    let edge = Edge::start(config, cluster, Telemetry::new(TelemetryConfig::default())).unwrap();
+    let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+    let config = EdgeConfig::to_one(listen, cluster);
+    let edge = Edge::start(config, &Telemetry::new(TelemetryConfig::default())).unwrap();
     let address = edge.addresses()[0]
         .strip_prefix("http://")
         .unwrap()

@@ -8,8 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, HealthPaths, Limits,
-    ListenerSpec, Timeouts, TrustedPeers,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
 };
 use evener_http1::{
     BodyDecoder, Fields, Framing, HeadLimits, parse_request, parse_response, write,
@@ -250,18 +249,13 @@ fn every_framing_survives_every_fragmentation() {
             page: None,
         });
     }
+    let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
     let config = EdgeConfig {
-        listeners: vec![ListenerSpec::Tcp("127.0.0.1:0".parse().unwrap())],
         shards: 2,
-        backlog: 128,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-        trusted: TrustedPeers::parse("").unwrap(),
-        response_fields: Vec::new(),
-        health: HealthPaths::default(),
+        ..EdgeConfig::to_one(listen, cluster.clone())
     };
     let telemetry = Telemetry::new(TelemetryConfig::default());
-    let edge = Edge::start(config, cluster.clone(), telemetry).unwrap();
+    let edge = Edge::start(config, &telemetry).unwrap();
     let address: SocketAddr = edge.addresses()[0]
         .strip_prefix("http://")
         .unwrap()

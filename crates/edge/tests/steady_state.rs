@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, HealthPaths, Limits,
-    ListenerSpec, Timeouts, TrustedPeers,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 
@@ -74,17 +73,9 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
             page: None,
         });
     }
-    let config = EdgeConfig {
-        listeners: vec![ListenerSpec::Tcp("127.0.0.1:0".parse().unwrap())],
-        shards: 1,
-        backlog: 8192,
-        limits: Limits::default(),
-        timeouts: Timeouts::default(),
-        trusted: TrustedPeers::parse("").unwrap(),
-        response_fields: Vec::new(),
-        health: HealthPaths::default(),
-    };
-    let edge = Edge::start(config, cluster, Telemetry::new(TelemetryConfig::default())).unwrap();
+    let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+    let config = EdgeConfig::to_one(listen, cluster);
+    let edge = Edge::start(config, &Telemetry::new(TelemetryConfig::default())).unwrap();
     let address = edge.addresses()[0]
         .strip_prefix("http://")
         .unwrap()

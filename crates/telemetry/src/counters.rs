@@ -62,6 +62,8 @@ error_kinds! {
     SendGapTimeout = "send_gap_timeout",
     /// The client left before its response was complete.
     ClientGone = "client_gone",
+    /// No route is for the request.
+    NoRoute = "no_route",
     /// The queue for workers was full.
     QueueFull = "queue_full",
     /// No worker became free in time.

@@ -1,0 +1,369 @@
+//! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
+//! command line work with these types.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::values::{ListenAddress, Network, Target};
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// Which request goes where, in the order of the file.
+    pub routes: Vec<Route>,
+    /// Endpoints by name, in the order of their names; not the one of `[app]`.
+    pub clusters: Vec<Cluster>,
+    /// The local application, if there is one.
+    pub app: Option<App>,
+    /// Data-plane threads; `None` chooses by the machine.
+    pub shards: Option<usize>,
+    /// Length of each listener's queue of connections not yet accepted.
+    pub backlog: u32,
+    /// Sizes and counts that bound what one client or all of them can hold.
+    pub limits: Limits,
+    /// Deadlines of every phase of a connection.
+    pub timeouts: Timeouts,
+    /// Time for requests under way when the program or a worker goes.
+    pub graceful_shutdown: Duration,
+    /// Whose `X-Forwarded-*` header fields are believed.
+    pub trusted: TrustedPeers,
+    /// Header fields added to every response.
+    pub response_fields: Vec<(String, String)>,
+    /// Paths that the edge answers itself.
+    pub health: HealthPaths,
+    /// How the logs look.
+    pub log: Log,
+    /// Where the admin API is.
+    pub admin: Admin,
+}
+
+/// One place where clients connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// By which routes call it.
+    pub name: String,
+    /// The address.
+    pub address: ListenAddress,
+}
+
+/// Which requests, and what becomes of them.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Which requests it is for.
+    pub matcher: Matcher,
+    /// What becomes of them.
+    pub action: Action,
+    /// Request bodies above this are refused; `None` is unlimited.
+    pub body_bytes: Option<u64>,
+    /// Deadlines, those of the route and its cluster laid over the general ones.
+    pub timeouts: Timeouts,
+}
+
+impl Route {
+    /// Everything goes to one cluster.
+    pub fn to_cluster(name: &str, limits: &Limits, timeouts: &Timeouts) -> Route {
+        Route {
+            matcher: Matcher::default(),
+            action: Action::Cluster(name.to_owned()),
+            body_bytes: limits.body_bytes,
+            timeouts: timeouts.clone(),
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It goes to this cluster.
+    Cluster(String),
+}
+
+/// The conditions of a route; all must hold. An empty list is no condition.
+#[derive(Debug, Clone, Default)]
+pub struct Matcher {
+    /// Names of listeners.
+    pub listeners: Vec<String>,
+    /// Hosts, in small letters.
+    pub hosts: Vec<HostPattern>,
+    /// Paths.
+    pub path: PathPattern,
+    /// Methods.
+    pub methods: Vec<String>,
+    /// Header fields: name and what its value must be.
+    pub headers: Vec<(String, ValuePattern)>,
+    /// Arguments in the query: name and what its value must be.
+    pub query: Vec<(String, ValuePattern)>,
+}
+
+/// A condition on the host of a request.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// This name.
+    Exact(String),
+    /// Any name that ends in this, which begins with a dot.
+    Below(String),
+}
+
+/// A condition on the path of a request.
+#[derive(Debug, Clone)]
+pub enum PathPattern {
+    /// This path, or anything below it: `/api` is for `/api` and `/api/x`, not for `/apix`.
+    Prefix(String),
+    /// Whatever begins with these characters.
+    StartsWith(String),
+    /// This path and no other.
+    Exact(String),
+    /// Whatever this expression finds something in.
+    Regex(regex::bytes::Regex),
+}
+
+impl Default for PathPattern {
+    fn default() -> Self {
+        PathPattern::Prefix("/".to_owned())
+    }
+}
+
+/// A condition on a value.
+#[derive(Debug, Clone)]
+pub enum ValuePattern {
+    /// It is there, whatever it is.
+    Present,
+    /// It is this.
+    Exact(String),
+    /// This expression finds something in it.
+    Regex(regex::bytes::Regex),
+}
+
+/// A named set of endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// How an endpoint is chosen.
+    pub policy: Policy,
+    /// The endpoints, in the order of the file.
+    pub endpoints: Vec<Endpoint>,
+    /// Requests that may wait for an endpoint (503 beyond it).
+    pub queue_length: usize,
+    /// Deadlines, those of the cluster laid over the general ones.
+    pub timeouts: Timeouts,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The one with the fewest requests in flight, equals in turn.
+    LeastInFlight,
+}
+
+/// One endpoint, or as many as its name has addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its name for people; the address, if none was given.
+    pub name: String,
+    /// Where it listens.
+    pub target: Target,
+    /// The most requests it may have in flight.
+    pub in_flight_max: Option<u32>,
+}
+
+/// The local application: the flags of `evener run`, by their names without the dashes in front.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct App {
+    /// The application as `module:attribute`; `None` looks for it.
+    pub target: Option<String>,
+    /// Flags and their values in the order of the reference; a switch has none.
+    pub flags: Vec<Flag>,
+    /// Where `[app]` was written, as an offset into the file.
+    pub offset: Option<usize>,
+}
+
+/// A flag of `evener run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// Its name without dashes in front.
+    pub name: String,
+    /// Its value, unless it is a switch.
+    pub value: Option<String>,
+    /// Where it was written, as an offset into the file.
+    pub offset: usize,
+}
+
+/// How the logs look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// What is worth a line: one of uvicorn's levels.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: String,
+    /// Whether there is a line for each request.
+    pub access: bool,
+    /// Colours; `None` if standard error is a terminal.
+    pub colors: Option<bool>,
+}
+
+/// Where the admin API is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Admin {
+    /// By which `evener status` finds the program.
+    pub name: Option<String>,
+    /// Path of the admin socket.
+    pub socket: Option<std::path::PathBuf>,
+    /// A TCP address for the API and the dashboard.
+    pub address: Option<String>,
+    /// What that address asks for.
+    pub token: Option<String>,
+}
+
+/// Bounds on sizes and counts. Every one has a default and a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Request line and header fields together, in bytes (431; the request line alone: 414).
+    pub head_bytes: usize,
+    /// Number of header fields in a head (431).
+    pub header_count: usize,
+    /// Request body in bytes (413); `None` is unlimited.
+    pub body_bytes: Option<u64>,
+    /// Downstream connections over all shards; further ones wait in the listen backlog.
+    pub connections: usize,
+    /// Requests that may wait for a worker over all shards (503 beyond it).
+    pub queue_length: usize,
+    /// Request bytes kept so that a request can be sent again; larger bodies are never replayed.
+    pub replay_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            head_bytes: 32 * 1024,
+            header_count: 100,
+            body_bytes: Some(1024 * 1024 * 1024),
+            connections: 20_000,
+            queue_length: 1_000,
+            replay_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// Deadlines. `None` switches one off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the first byte of a request (or the accept) to the end of its head (408).
+    pub header_read: Option<Duration>,
+    /// Between two reads of a request body (408).
+    pub body_gap: Option<Duration>,
+    /// A downstream connection without a request is closed after this.
+    pub keep_alive: Option<Duration>,
+    /// A client that takes none of a response for this long is closed.
+    pub send_gap: Option<Duration>,
+    /// Until an upstream connection is there (504).
+    pub connect: Option<Duration>,
+    /// From the request's last byte sent to the first byte of the response (504).
+    pub first_byte: Option<Duration>,
+    /// Between two reads of a response (504, or the connection is cut when it had begun).
+    pub response_gap: Option<Duration>,
+    /// The whole request, from its head to the end of its response (504); off by default.
+    pub request: Option<Duration>,
+    /// A request that found every worker at its cap waits this long (503).
+    pub queue_wait: Option<Duration>,
+    /// An idle upstream connection is closed after this.
+    pub upstream_idle: Option<Duration>,
+    /// A tunnel (WebSocket) that carries nothing for this long is closed.
+    pub tunnel_idle: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = |s| Some(Duration::from_secs(s));
+        Timeouts {
+            header_read: seconds(10),
+            body_gap: seconds(30),
+            keep_alive: seconds(65),
+            send_gap: seconds(60),
+            connect: seconds(5),
+            first_byte: seconds(60),
+            response_gap: seconds(300),
+            request: None,
+            queue_wait: seconds(10),
+            upstream_idle: seconds(60),
+            tunnel_idle: None,
+        }
+    }
+}
+
+/// Whose forwarding header fields are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TrustedPeers {
+    /// Everybody's (`--forwarded-allow-ips '*'`).
+    All,
+    /// Peers inside one of these networks; peers on a unix socket when `unix` is set.
+    Networks {
+        /// CIDR blocks.
+        networks: Vec<Network>,
+        /// Whether a client on a unix socket is trusted.
+        unix: bool,
+    },
+}
+
+/// Paths answered by the edge itself, without asking a worker, whatever state the workers are in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthPaths {
+    /// Answers 200 as long as the edge runs.
+    pub liveness: Option<String>,
+    /// Answers 200 when a worker can take a request, 503 when none can or the edge drains.
+    pub readiness: Option<String>,
+}
+
+impl TrustedPeers {
+    /// Reads uvicorn's `--forwarded-allow-ips`: `*`, or addresses and CIDR blocks with commas
+    /// between them; the word `unix` stands for clients on a unix socket.
+    pub fn parse(text: &str) -> Result<TrustedPeers, String> {
+        let items = text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty());
+        TrustedPeers::of(items)
+    }
+
+    /// Reads the items of such a list.
+    pub fn of<'a>(items: impl IntoIterator<Item = &'a str>) -> Result<TrustedPeers, String> {
+        let mut networks = Vec::new();
+        let mut unix = false;
+        for item in items {
+            match item {
+                "*" => return Ok(TrustedPeers::All),
+                "unix" => unix = true,
+                _ => networks.push(Network::parse(item)?),
+            }
+        }
+        Ok(TrustedPeers::Networks { networks, unix })
+    }
+
+    /// Whether a peer is believed; `None` is a peer on a unix socket.
+    pub fn believes(&self, peer: Option<IpAddr>) -> bool {
+        match (self, peer) {
+            (TrustedPeers::All, _) => true,
+            (TrustedPeers::Networks { networks, .. }, Some(ip)) => {
+                networks.iter().any(|network| network.contains(ip))
+            }
+            (TrustedPeers::Networks { unix, .. }, None) => *unix,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_lists_are_read_as_uvicorn_reads_them() {
+        assert_eq!(TrustedPeers::parse("127.0.0.1, *"), Ok(TrustedPeers::All));
+        let list = TrustedPeers::parse("127.0.0.1,10.0.0.0/8, unix").unwrap();
+        assert!(list.believes(None));
+        assert!(list.believes(Some("10.1.2.3".parse().unwrap())));
+        assert!(!list.believes(Some("8.8.8.8".parse().unwrap())));
+        assert!(TrustedPeers::parse("nonsense").is_err());
+    }
+}

@@ -1,0 +1,254 @@
+//! Whole files: what is read from good ones, what is said about bad ones, and that the pages made
+//! of the definitions are up to date.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use evener_config::values::{ListenAddress, Target};
+use evener_config::{
+    Action, Config, Errors, HostPattern, PathPattern, ValuePattern, read, reference, schema,
+};
+
+fn parse(text: &str) -> Result<Config, Errors> {
+    let variable = |name: &str| (name == "PORT").then(|| "9009".to_owned());
+    read("evener.toml", text, &variable)
+}
+
+fn good(text: &str) -> Config {
+    parse(text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The errors of a file, as a user sees them.
+fn said(text: &str) -> String {
+    match parse(text) {
+        Ok(_) => panic!("nothing is wrong with\n{text}"),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+#[test]
+fn the_smallest_file_has_every_default() {
+    let config = good(
+        "[[listener]]\naddress = \"127.0.0.1:8080\"\n[[route]]\npath = \"/\"\ncluster = \"api\"\n\
+         [cluster.api]\nendpoints = [\"127.0.0.1:9001\", { address = \"unix:/run/app.sock\", max_conns = 3 }]\n",
+    );
+    assert_eq!(config.listeners[0].address.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(config.routes[0].action, Action::Cluster("api".to_owned()));
+    assert_eq!(config.limits, evener_config::Limits::default());
+    assert_eq!(config.timeouts, evener_config::Timeouts::default());
+    assert_eq!(config.log, evener_config::Log::default());
+    assert_eq!(config.clusters[0].endpoints.len(), 2);
+    assert_eq!(
+        config.clusters[0].endpoints[1].target,
+        Target::Unix("/run/app.sock".into())
+    );
+    assert_eq!(config.clusters[0].endpoints[1].in_flight_max, Some(3));
+    assert_eq!(config.graceful_shutdown, Duration::from_secs(30));
+    assert!(config.app.is_none());
+}
+
+#[test]
+fn the_application_is_a_cluster_that_gets_the_rest() {
+    let config = good(
+        "[app]\ntarget = \"main:app\"\nworkers = 2\nserver_header = false\nreload_delay = \"1s\"\n\
+         [[route]]\npath = \"/other\"\ncluster = \"other\"\n\
+         [cluster.other]\nendpoints = [\"127.0.0.1:1\"]\n",
+    );
+    assert_eq!(
+        config.listeners[0].address,
+        ListenAddress::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 8000
+        }
+    );
+    assert_eq!(config.routes[1].action, Action::Cluster("app".to_owned()));
+    let app = config.app.unwrap();
+    assert_eq!(app.target.as_deref(), Some("main:app"));
+    let flags: Vec<(&str, Option<&str>)> = app
+        .flags
+        .iter()
+        .map(|flag| (flag.name.as_str(), flag.value.as_deref()))
+        .collect();
+    assert_eq!(
+        flags,
+        [
+            ("workers", Some("2")),
+            ("no-server-header", None),
+            ("reload-delay", Some("1"))
+        ]
+    );
+}
+
+#[test]
+fn deadlines_are_inherited_from_the_general_to_the_particular() {
+    let config = good(
+        "[[listener]]\naddress = \"[::]:${PORT}\"\n[timeouts]\nfirst_byte = 7\nconnect = \"${C:-250ms}\"\n\
+         [[route]]\ncluster = \"a\"\nlimits = { body = \"1k\" }\ntimeouts = { request = \"2s\" }\n\
+         [cluster.a]\nendpoints = [\"127.0.0.1:1\"]\ntimeouts = { first_byte = \"off\", queue = \"1s\" }\n",
+    );
+    let timeouts = &config.routes[0].timeouts;
+    assert_eq!(timeouts.connect, Some(Duration::from_millis(250)));
+    assert_eq!(timeouts.first_byte, None);
+    assert_eq!(timeouts.queue_wait, Some(Duration::from_secs(1)));
+    assert_eq!(timeouts.request, Some(Duration::from_secs(2)));
+    assert_eq!(config.timeouts.first_byte, Some(Duration::from_secs(7)));
+    assert_eq!(config.routes[0].body_bytes, Some(1024));
+    assert_eq!(config.listeners[0].address.to_string(), "[::]:9009");
+}
+
+#[test]
+fn conditions_of_routes() {
+    let config = good(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nname = \"in\"\n[cluster.a]\nendpoints = [\"127.0.0.1:1\"]\n\
+         [[route]]\ncluster = \"a\"\nlistener = \"in\"\nhost = [\"Example.com\", \"*.example.com\"]\n\
+         path = { regex = \"^/v[0-9]\" }\nmethod = [\"GET\", \"HEAD\"]\n\
+         header = { X-Version = \"2\", X-Any = { present = true } }\nquery = { q = { regex = \"^a\" } }\n",
+    );
+    let matcher = &config.routes[0].matcher;
+    assert_eq!(
+        matcher.hosts,
+        [
+            HostPattern::Exact("example.com".to_owned()),
+            HostPattern::Below(".example.com".to_owned())
+        ]
+    );
+    assert!(matches!(&matcher.path, PathPattern::Regex(regex) if regex.as_str() == "^/v[0-9]"));
+    assert!(matches!(&matcher.headers[1], (name, ValuePattern::Present) if name == "X-Any"));
+    assert!(matches!(&matcher.query[0], (name, ValuePattern::Regex(_)) if name == "q"));
+}
+
+#[test]
+fn all_errors_are_found_at_once_and_say_what_was_meant() {
+    let errors = said(
+        "backlog = \"many\"\n\
+         [[listener]]\naddres = \"127.0.0.1:8080\"\n\
+         [[route]]\npath = \"api\"\ncluster = \"ap\"\n\
+         [cluster.api]\npolcy = \"least_in_flight\"\nendpoints = [\"127.0.0.1\", 7]\n\
+         [timeouts]\nconnect = \"10 parsecs\"\n",
+    );
+    let lines: Vec<&str> = errors.lines().collect();
+    let expected = [
+        "evener.toml:1:11: `backlog`: `many` is not a whole number from 1 to 65535",
+        "evener.toml:2:1: [[listener]] needs `address`: an address to listen on",
+        "evener.toml:3:1: unknown key `addres` in [[listener]]; did you mean `address`?",
+        "evener.toml:5:8: `route.path`: `api` is not a path: it begins with `/` and has no `?`",
+        "evener.toml:6:11: there is no cluster `ap`; did you mean `api`?",
+        "evener.toml:8:1: unknown key `polcy` in [cluster.NAME]; did you mean `policy`?",
+        "evener.toml:9:14: `cluster.api.endpoints`: `127.0.0.1` is not an address: write host:port, [::1]:port or unix:/path",
+        "evener.toml:9:27: `cluster.api.endpoints` is the number 7; it must be an address; or a table, see endpoints",
+        "evener.toml:11:11: `timeouts.connect`: `10 parsecs` is not a time: write 10, 0.5, 500ms, 10s, 2m or 1h, or `off`",
+    ];
+    assert_eq!(lines, expected, "{errors}");
+}
+
+#[test]
+fn two_that_do_not_go_together_are_both_shown() {
+    let base = "[[listener]]\naddress = \"127.0.0.1:1\"\n[cluster.a]\nendpoints = [\"127.0.0.1:1\"]\n[[route]]\ncluster = \"a\"\n";
+    for (more, expected) in [
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\n",
+            "evener.toml:8:11: `127.0.0.1:1` is listened on twice\n  evener.toml:2:11: here first",
+        ),
+        (
+            "[[route]]\ncluster = \"a\"\n",
+            "evener.toml:7:1: this route has the conditions of an earlier one and would never be taken\n  evener.toml:5:1: the earlier one",
+        ),
+        (
+            "[cluster.b]\nendpoints = [\"unix:/a\", \"unix:/a\"]\n",
+            "evener.toml:8:25: `unix:/a` is in this cluster twice\n  evener.toml:8:14: here first",
+        ),
+        (
+            "cluster = \"a\"\n",
+            "evener.toml:7:1: `cluster` is given twice\n  evener.toml:6:1: `cluster` is given here first",
+        ),
+        (
+            "[cluster.app]\nendpoints = [\"127.0.0.1:3\"]\n[app]\n",
+            "evener.toml:7:10: `app` is the cluster of `[app]`; give this one another name\n  evener.toml:9:2: `[app]` is here",
+        ),
+    ] {
+        assert_eq!(said(&format!("{base}{more}")), expected);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_whole_files() {
+    for (text, expected) in [
+        ("", "evener.toml:1:1: the file has no `[[listener]]`"),
+        (
+            "",
+            "evener.toml:1:1: the file has no `[[route]]` and no `[app]`",
+        ),
+        ("a = = 1", "evener.toml:1:5: this is not TOML"),
+        (
+            "[listener]\naddress = \"127.0.0.1:1\"",
+            "`listener` is a list of tables: write `[[listener]]`",
+        ),
+        (
+            "[[listener]]\naddress = \"${NOPE}\"",
+            "evener.toml:2:11: `listener.address`: the environment variable `NOPE` is not set",
+        ),
+        (
+            "[[route]]\nheader = { \"a b\" = \"c\" }",
+            "`a b` cannot be the name of a header field",
+        ),
+        (
+            "[[route]]\npath = { exact = \"/\", regex = \"x\" }",
+            "`path` has only one rule, not both `exact` and `regex`",
+        ),
+        (
+            "[[route]]\npath = { regex = \"(\" }",
+            "is not a regular expression: unclosed group",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = { cert = \"a\" }",
+            "evener.toml:3:1: `listener.tls` has no effect yet; leave it out",
+        ),
+        (
+            "[response_fields]\nContent-Length = \"3\"",
+            "belongs to the connection",
+        ),
+        (
+            "[app]\nworkers = \"8..2\"",
+            "`8..2` is not a number of workers",
+        ),
+    ] {
+        let errors = said(text);
+        assert!(errors.contains(expected), "{text}\n{errors}");
+    }
+}
+
+#[test]
+fn no_cut_or_change_of_a_file_makes_reading_fail_badly() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:1\"\n[cluster.a]\nendpoints = [{ address = \"127.0.0.1:1\" }]\n\
+        [[route]]\ncluster = \"a\"\npath = { exact = \"/\" }\n[timeouts]\nconnect = 3\n[app]\nworkers = 2\n";
+    for end in 0..text.len() {
+        let _ = parse(&text[..end]);
+        for with in ["\"", "[", "]", "{", "=", "\n", "ß", "${", "\0"] {
+            let _ = parse(&format!("{}{with}{}", &text[..end], &text[end + 1..]));
+        }
+    }
+}
+
+/// Set `EVENER_WRITE=1` to write the pages.
+#[test]
+fn the_committed_pages_are_up_to_date() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    for (name, made) in [
+        ("reference.md", reference()),
+        ("evener.schema.json", schema()),
+    ] {
+        let path = docs.join(name);
+        if std::env::var_os("EVENER_WRITE").is_some() {
+            std::fs::create_dir_all(&docs).unwrap();
+            std::fs::write(&path, &made).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == made,
+            "docs/{name} is not what `keys.rs` says: EVENER_WRITE=1 cargo test -p evener-config"
+        );
+    }
+}
