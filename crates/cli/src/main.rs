@@ -15,6 +15,7 @@ mod resolve;
 mod run;
 mod signals;
 mod source;
+mod tls;
 mod usage;
 mod values;
 

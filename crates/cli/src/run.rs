@@ -15,6 +15,7 @@ use evener_admin::{
     socket_path,
 };
 use evener_edge::{Cluster, Edge, EdgeConfig, ListenerSpec};
+use evener_net::ServerTls;
 use evener_supervisor::{
     Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
 };
@@ -32,7 +33,7 @@ use crate::resolve::{AdminSettings, Listen, Resolved, Surroundings, Worker, reso
 use crate::signals::{Signal, Signals};
 use crate::source::{Program, Window};
 use crate::values::WORKERS_MAX;
-use crate::{cpus, env_file, failure, python, recipe};
+use crate::{cpus, env_file, failure, python, recipe, tls};
 
 /// The name of a program that was given none.
 pub(crate) const DEFAULT_NAME: &str = "evener";
@@ -60,7 +61,9 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         environment,
     )
     .map_err(Failure::usage)?;
-    let listeners = listeners(&resolved.listen).map_err(Failure::usage)?;
+    let tls = resolved.tls.as_ref().map(tls::read).transpose();
+    let tls = tls.map_err(Failure::usage)?;
+    let listeners = listeners(&resolved.listen, tls.as_ref()).map_err(Failure::usage)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -81,6 +84,7 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         application,
         recipe,
         listeners,
+        tls,
         title,
         telemetry,
     };
@@ -141,7 +145,18 @@ fn find_python(typed: &RunArguments) -> Result<PathBuf, String> {
     typed.workers.python.clone().map_or_else(python::find, Ok)
 }
 
-fn listeners(listen: &Listen) -> Result<Vec<ListenerSpec>, String> {
+fn listeners(listen: &Listen, tls: Option<&Arc<ServerTls>>) -> Result<Vec<ListenerSpec>, String> {
+    let plain = plain_listeners(listen)?;
+    Ok(match tls {
+        None => plain,
+        Some(tls) => plain
+            .into_iter()
+            .map(|listener| ListenerSpec::Tls(Box::new(listener), Arc::clone(tls)))
+            .collect(),
+    })
+}
+
+fn plain_listeners(listen: &Listen) -> Result<Vec<ListenerSpec>, String> {
     match listen {
         Listen::Unix(path) => Ok(vec![ListenerSpec::Unix(path.clone())]),
         Listen::Descriptor(number) => inherit(*number).map(|fd| vec![ListenerSpec::Inherited(fd)]),
@@ -201,6 +216,7 @@ struct Start {
     application: Option<Application>,
     recipe: Recipe,
     listeners: Vec<ListenerSpec>,
+    tls: Option<Arc<ServerTls>>,
     title: String,
     telemetry: Telemetry,
 }
@@ -212,6 +228,7 @@ impl Start {
             application,
             recipe,
             listeners,
+            tls,
             title,
             telemetry,
         } = self;
@@ -253,6 +270,7 @@ impl Start {
         banner(&log, &resolved, &program, &admin);
         let running = Running {
             grace: resolved.grace,
+            tls,
             edge,
             handle,
             program,
@@ -418,6 +436,7 @@ fn banner(log: &Log, resolved: &Resolved, program: &Program, admin: &str) {
 
 /// A running program.
 struct Running {
+    tls: Option<Arc<ServerTls>>,
     grace: Duration,
     edge: Edge,
     handle: Handle,
@@ -475,13 +494,23 @@ impl Running {
         }
     }
 
+    /// Reads the certificates anew, then replaces the workers; `None` while stopping.
+    async fn reload(&mut self) -> Option<u32> {
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.reload()) {
+            self.log.error(format_args!(
+                "{error}; the certificates that were read before stay in use"
+            ));
+        }
+        self.handle.reload().await
+    }
+
     async fn handle_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Stop(name) => self.stop(name).await,
             Signal::Reload => {
                 self.log
                     .info(format_args!("SIGHUP: replacing the workers one by one"));
-                self.handle.reload().await;
+                self.reload().await;
             }
             Signal::More => self.handle.scale_by(1).await,
             Signal::Fewer => self.handle.scale_by(-1).await,
@@ -539,7 +568,7 @@ impl Running {
             AdminCommand::Reload => {
                 let reloading = "replacing the workers one by one".to_owned();
                 self.log.info(format_args!("admin: {reloading}"));
-                match self.handle.reload().await {
+                match self.reload().await {
                     None => Err("the program is stopping".to_owned()),
                     generation => Ok(Receipt {
                         message: reloading,

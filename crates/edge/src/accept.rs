@@ -60,6 +60,10 @@ fn open(accepted: Accepted, sessions: &mut Sessions, core: &mut Core) -> std::io
             Socket::accepted_tcp(stream, &core.registry, token),
             Peer::Tcp(address),
         ),
+        Accepted::Tls(stream, address, config) => (
+            Socket::accepted_tls(stream, config, &core.registry, token),
+            Peer::Tcp(address),
+        ),
         Accepted::Unix(stream) => (
             Socket::accepted_unix(stream, &core.registry, token),
             Peer::Unix,

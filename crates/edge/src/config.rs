@@ -4,7 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use evener_net::ServerTls;
 
 /// Everything a running edge needs to know.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub enum ListenerSpec {
     Unix(PathBuf),
     /// A descriptor that is already listening (socket activation, `--fd`).
     Inherited(OwnedFd),
+    /// One of the others over TCP, for clients that speak TLS.
+    Tls(Box<ListenerSpec>, Arc<ServerTls>),
 }
 
 /// Bounds on sizes and counts. Every one has a default and a flag.

@@ -147,6 +147,13 @@ fn bind(spec: ListenerSpec, count: usize, backlog: u32) -> Result<Vec<BoundListe
             }
             return Ok(all);
         }
+        ListenerSpec::Tls(spec, tls) => {
+            let plain = bind(*spec, count, backlog)?;
+            return Ok(plain
+                .into_iter()
+                .map(|bound| bound.with_tls(tls.clone()))
+                .collect());
+        }
         ListenerSpec::Unix(path) => BoundListener::unix(&path, backlog)?,
         ListenerSpec::Inherited(descriptor) => BoundListener::inherited(descriptor)?,
     };
@@ -160,6 +167,7 @@ fn bind(spec: ListenerSpec, count: usize, backlog: u32) -> Result<Vec<BoundListe
 
 fn describe(listener: &BoundListener) -> String {
     match (listener.tcp_address(), listener.unix_path()) {
+        (Some(address), _) if listener.is_tls() => format!("https://{address}"),
         (Some(address), _) => format!("http://{address}"),
         (None, Some(path)) => format!("unix:{}", path.display()),
         (None, None) => "an inherited unix socket".to_owned(),

@@ -381,6 +381,22 @@ impl Socket {
         };
     }
 
+    /// Says something in clear text to a peer that speaks no TLS where it should: a read was
+    /// `Broken(Unsupported)`. Short enough to be taken at once, or lost.
+    pub fn write_clear(&mut self, bytes: &[u8]) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            // Nothing can be done for a peer that does not take it.
+            let _ = tls.write_clear(bytes);
+        }
+    }
+
+    /// Tells a TLS peer that the connection ends here, so that it need not suspect a cut.
+    pub fn say_goodbye(&mut self) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            tls.send_close_notify();
+        }
+    }
+
     /// Takes the socket out of the readiness queue before it is dropped.
     pub fn deregister(&mut self, registry: &Registry) {
         // Closing the descriptor does the same; an error here changes nothing.

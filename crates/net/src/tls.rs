@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use mio::net::TcpStream;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, InvalidMessage, ServerConfig, ServerConnection,
+};
 
 /// Most bytes of clear text that one write encrypts before they are handed to the kernel: four
 /// records of the largest size (RFC 8446, 5.1).
@@ -126,6 +128,11 @@ impl TlsStream {
         }
     }
 
+    /// Sends bytes as they are, to a peer that has shown that it speaks no TLS.
+    pub(crate) fn write_clear(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.tcp.write(bytes)
+    }
+
     /// Moves the handshake on; `true` once it is over.
     pub(crate) fn shake_hands(&mut self) -> io::Result<bool> {
         while self.connection.is_handshaking() {
@@ -152,6 +159,11 @@ impl TlsStream {
         match self.connection.process_new_packets() {
             Ok(state) => self.plain_bytes = state.plaintext_bytes_to_read(),
             Err(error) => {
+                let speaks_clear_text =
+                    rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+                if self.connection.is_handshaking() && error == speaks_clear_text {
+                    return Err(io::Error::new(ErrorKind::Unsupported, error));
+                }
                 // The alert tells the peer what was wrong, if it still listens.
                 let _ = self.flush();
                 return Err(invalid(error));
@@ -205,6 +217,10 @@ impl TlsStream {
 
     /// Says that nothing more will be sent (RFC 8446, 6.1).
     pub(crate) fn send_close_notify(&mut self) {
+        // Before the handshake is over there is nothing that could be cut short.
+        if self.connection.is_handshaking() {
+            return;
+        }
         self.connection.send_close_notify();
         // A kernel that takes it no more has no peer to give it to, or a slow one.
         let _ = self.flush();
