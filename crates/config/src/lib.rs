@@ -23,7 +23,8 @@ pub use error::{ConfigError, Errors, Place};
 pub use keys::ROOT;
 pub use model::{
     Action, Admin, App, Cluster, Config, Endpoint, Flag, HealthPaths, HostPattern, Limits,
-    Listener, Log, Matcher, PathPattern, Policy, Route, Timeouts, TrustedPeers, ValuePattern,
+    Listener, ListenerTls, Log, Matcher, PathPattern, Policy, Route, Timeouts, TrustedPeers,
+    ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;
