@@ -19,6 +19,10 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Serve an application from one or more worker processes.
     Run(Box<RunArguments>),
+    /// Serve what a configuration file says.
+    Serve(ServeArguments),
+    /// Say what is wrong with a configuration file; the status is 0 if nothing is, else 1.
+    Check(CheckArguments),
     /// Say how the running program is doing.
     Status(ClientArguments),
     /// List the workers of the running program.
@@ -46,6 +50,20 @@ pub(crate) struct ClientArguments {
     /// Answer in JSON, for machines.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// The file.
+    #[arg(short, long, value_name = "FILE", default_value = "evener.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// The file.
+    #[arg(short, long, value_name = "FILE", default_value = "evener.toml")]
+    pub(crate) config: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use evener_admin::{Receipt, StatusReport, WorkerReport, socket_directory, socket_path};
 
 use crate::args::{ClientArguments, ReloadArguments, ScaleArguments};
-use crate::run::DEFAULT_NAME;
+use crate::start::DEFAULT_NAME;
 
 /// The running program answers at once, or is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(10);

@@ -11,10 +11,15 @@ mod env_file;
 mod failure;
 mod python;
 mod recipe;
+mod reread;
 mod resolve;
 mod run;
+mod running;
+mod serve;
 mod signals;
+mod site;
 mod source;
+mod start;
 mod usage;
 mod values;
 
@@ -28,6 +33,8 @@ use crate::args::{Command, CommandLine};
 /// Why the program ends with a status other than 0, in one message.
 #[derive(Debug)]
 pub(crate) struct Failure {
+    /// Whether the message has a place of its own at the start of each line.
+    placed: bool,
     message: String,
     status: u8,
 }
@@ -35,17 +42,38 @@ pub(crate) struct Failure {
 impl Failure {
     /// The command line asks for what cannot be.
     pub(crate) fn usage(message: String) -> Failure {
-        Failure { message, status: 2 }
+        Failure {
+            placed: false,
+            message,
+            status: 2,
+        }
     }
 
     /// The system, or the running program, does not do what was asked.
     pub(crate) fn system(message: String) -> Failure {
-        Failure { message, status: 1 }
+        Failure {
+            placed: false,
+            message,
+            status: 1,
+        }
     }
 
     /// The application cannot be started.
     pub(crate) fn application(message: String) -> Failure {
-        Failure { message, status: 3 }
+        Failure {
+            placed: false,
+            message,
+            status: 3,
+        }
+    }
+
+    /// A configuration file is wrong; every line of the message says where.
+    pub(crate) fn file(message: String) -> Failure {
+        Failure {
+            placed: true,
+            message,
+            status: 1,
+        }
     }
 }
 
@@ -57,6 +85,8 @@ fn main() -> ExitCode {
     let shown = |answer: Result<String, String>| answer.map_err(Failure::system).map(print);
     let ended = match &line.command {
         Command::Run(arguments) => run::run(arguments),
+        Command::Serve(arguments) => serve::serve(arguments),
+        Command::Check(arguments) => serve::check(arguments).map(print),
         Command::Status(arguments) => shown(client::status(arguments)),
         Command::Workers(arguments) => shown(client::workers(arguments)),
         Command::Reload(arguments) => shown(client::reload(arguments)),
@@ -71,7 +101,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // A closed standard error changes nothing about the status.
-            let _ = writeln!(std::io::stderr(), "error: {}", failure.message);
+            let prefix = if failure.placed { "" } else { "error: " };
+            let _ = writeln!(std::io::stderr(), "{prefix}{}", failure.message);
             ExitCode::from(failure.status)
         }
     }

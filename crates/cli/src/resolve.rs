@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evener_edge::{HealthPaths, Limits, Timeouts, TrustedPeers};
+use evener_config::values::ListenAddress;
+use evener_config::{HealthPaths, Limits, Timeouts, TrustedPeers};
 use evener_telemetry::Level;
 
 use crate::args::{LogFormatName, LogLevel, RunArguments, UvicornArguments, WorkerKind};
@@ -31,7 +32,7 @@ pub(crate) struct Surroundings<'a> {
 /// Settings of one run.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resolved {
-    pub(crate) listen: Listen,
+    pub(crate) listen: ListenAddress,
     pub(crate) shards: usize,
     pub(crate) backlog: u32,
     pub(crate) limits: Limits,
@@ -52,14 +53,6 @@ pub(crate) struct Resolved {
     pub(crate) reload: Option<ReloadSettings>,
     /// What was asked for and is not done as asked, one line each.
     pub(crate) notes: Vec<String>,
-}
-
-/// Where clients connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listen {
-    Tcp { host: String, port: u16 },
-    Unix(PathBuf),
-    Descriptor(i32),
 }
 
 /// What serves the application.
@@ -185,11 +178,11 @@ fn worker_count(count: WorkerCount, around: &Surroundings<'_>, notes: &mut Vec<S
     }
 }
 
-fn listen(typed: &RunArguments) -> Listen {
+fn listen(typed: &RunArguments) -> ListenAddress {
     match (&typed.listen.fd, &typed.listen.uds) {
-        (Some(descriptor), _) => Listen::Descriptor(*descriptor),
-        (None, Some(path)) => Listen::Unix(path.clone()),
-        (None, None) => Listen::Tcp {
+        (Some(descriptor), _) => ListenAddress::Descriptor(*descriptor),
+        (None, Some(path)) => ListenAddress::Unix(path.clone()),
+        (None, None) => ListenAddress::Tcp {
             host: typed.listen.host.clone(),
             port: typed.listen.port,
         },
@@ -349,7 +342,7 @@ fn evener_flags(typed: &RunArguments) -> Vec<String> {
     ]);
     // What the application takes for its server's address is the edge's.
     let server = match listen(typed) {
-        Listen::Tcp { host, port } if port != 0 => Some(format!("{host}:{port}")),
+        ListenAddress::Tcp { host, port } if port != 0 => Some(format!("{host}:{port}")),
         _ => None,
     };
     let number = |value: Option<f64>| value.map(|value| value.to_string());
@@ -573,7 +566,7 @@ mod tests {
         assert_eq!((plain.count, plain.shards, plain.leaving_max), (1, 1, 1));
         assert_eq!(
             plain.listen,
-            Listen::Tcp {
+            ListenAddress::Tcp {
                 host: "127.0.0.1".to_owned(),
                 port: 8000
             }

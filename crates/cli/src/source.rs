@@ -9,9 +9,11 @@ use std::time::Instant;
 use evener_admin::{
     ClusterReport, EndpointReport, RolloutReport, Source, StatusReport, TrafficReport, WorkerReport,
 };
-use evener_edge::{Cluster, EndpointSnapshot};
+use evener_edge::{ClusterSnapshot, EndpointSnapshot};
 use evener_supervisor::{Handle, RolloutOutcome, State, Status, WorkerStatus, resident_bytes};
 use evener_telemetry::{Exposition, Kind, Snapshot, Telemetry};
+
+use crate::site::{APP, Site};
 
 /// Seconds that rates and times are taken over.
 const WINDOW_SECONDS: usize = 10;
@@ -51,22 +53,51 @@ impl Window {
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) app: String,
-    pub(crate) addresses: Vec<String>,
-    pub(crate) handle: Handle,
-    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) addresses: Mutex<Vec<String>>,
+    /// The workers of the local application, if there is one.
+    pub(crate) handle: Option<Handle>,
+    pub(crate) site: Arc<Site>,
     pub(crate) telemetry: Telemetry,
     pub(crate) window: Window,
     pub(crate) draining: AtomicBool,
 }
 
 impl Program {
+    /// Where clients can connect.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Clients can connect elsewhere now.
+    pub(crate) fn set_addresses(&self, addresses: Vec<String>) {
+        *self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    fn workers(&self) -> Arc<Status> {
+        self.handle.as_ref().map(Handle::status).unwrap_or_default()
+    }
+
+    /// Whether every cluster has an endpoint that takes requests.
+    fn serves(&self) -> bool {
+        let clusters = self.site.snapshots();
+        clusters
+            .iter()
+            .all(|cluster| cluster.endpoints.iter().any(|endpoint| !endpoint.draining))
+    }
+
     fn state(&self, status: &Status) -> &'static str {
         let any_was_ready = status.workers.iter().any(|worker| worker.ready.is_some());
         if self.draining.load(Ordering::Relaxed) || status.stopping {
             "draining"
-        } else if status.ready() > 0 {
+        } else if self.serves() {
             "ready"
-        } else if any_was_ready || status.deaths > 0 {
+        } else if any_was_ready || status.deaths > 0 || self.handle.is_none() {
             "unavailable"
         } else {
             "starting"
@@ -123,22 +154,35 @@ fn worker_report(worker: &WorkerStatus, endpoint: Option<&EndpointSnapshot>) -> 
     }
 }
 
+fn endpoint_report(endpoint: EndpointSnapshot) -> EndpointReport {
+    EndpointReport {
+        name: endpoint.name,
+        address: endpoint.address,
+        in_flight: endpoint.in_flight,
+        in_flight_max: endpoint.in_flight_max,
+        draining: endpoint.draining,
+        stalled: endpoint.stalled,
+        requests: endpoint.requests,
+        failures: endpoint.failures,
+    }
+}
+
 impl Source for Program {
     fn status(&self) -> StatusReport {
-        let status = self.handle.status();
-        let cluster = self.cluster.snapshot();
+        let status = self.workers();
+        let clusters = self.site.snapshots();
+        let app = clusters.iter().find(|cluster| cluster.name == APP);
         let endpoint = |worker: &WorkerStatus| {
-            cluster
-                .endpoints
-                .iter()
-                .find(|endpoint| endpoint.id.0 == worker.id.0)
+            let mut endpoints = app.into_iter().flat_map(|app| &app.endpoints);
+            endpoints.find(|endpoint| endpoint.id.0 == worker.id.0)
         };
+        let queued = clusters.iter().map(|cluster| cluster.queued).sum();
         StatusReport {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             app: self.app.clone(),
-            addresses: self.addresses.clone(),
+            addresses: self.addresses(),
             state: self.state(&status).to_owned(),
             uptime_seconds: self.telemetry.snapshot().uptime.as_secs_f64(),
             target: status.target,
@@ -163,31 +207,17 @@ impl Source for Program {
                 .collect(),
             deaths: status.deaths,
             crash_loop: status.crash_loop,
-            traffic: self.traffic(cluster.queued),
+            traffic: self.traffic(queued),
         }
     }
 
     fn clusters(&self) -> Vec<ClusterReport> {
-        let cluster = self.cluster.snapshot();
-        let endpoints = cluster
-            .endpoints
-            .into_iter()
-            .map(|endpoint| EndpointReport {
-                name: endpoint.name,
-                address: endpoint.address,
-                in_flight: endpoint.in_flight,
-                in_flight_max: endpoint.in_flight_max,
-                draining: endpoint.draining,
-                stalled: endpoint.stalled,
-                requests: endpoint.requests,
-                failures: endpoint.failures,
-            });
-        let endpoints = endpoints.collect();
-        vec![ClusterReport {
+        let report = |cluster: ClusterSnapshot| ClusterReport {
             name: cluster.name,
             queued: cluster.queued,
-            endpoints,
-        }]
+            endpoints: cluster.endpoints.into_iter().map(endpoint_report).collect(),
+        };
+        self.site.snapshots().into_iter().map(report).collect()
     }
 
     fn metrics(&self) -> String {
@@ -253,6 +283,6 @@ impl Source for Program {
     }
 
     fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed) && self.handle.status().ready() > 0
+        !self.draining.load(Ordering::Relaxed) && self.serves()
     }
 }

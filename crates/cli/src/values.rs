@@ -4,6 +4,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use evener_config::values;
+
 /// A number of bytes: `4096`, `64k`, `1m`, `2g` (powers of 1024).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) u64);
@@ -12,21 +14,7 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let lower = text.trim().to_ascii_lowercase();
-        let wrong = || format!("`{text}` is not a size: write 4096, 64k, 1m or 2g");
-        let number_end = lower
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(lower.len());
-        let (digits, unit) = lower.split_at(number_end);
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        let factor = match unit {
-            "" | "b" => 1,
-            "k" | "kb" | "kib" => 1024,
-            "m" | "mb" | "mib" => 1024 * 1024,
-            "g" | "gb" | "gib" => 1024 * 1024 * 1024,
-            _ => return Err(wrong()),
-        };
-        number.checked_mul(factor).map(ByteSize).ok_or_else(wrong)
+        values::size(text).map(ByteSize)
     }
 }
 
@@ -38,13 +26,7 @@ impl FromStr for SizeLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if is_off(text) {
-            return Ok(SizeLimit(None));
-        }
-        let size = text
-            .parse::<ByteSize>()
-            .map_err(|error| format!("{error}, or `off`"))?;
-        Ok(SizeLimit(Some(size.0)))
+        values::size_limit(text).map(SizeLimit)
     }
 }
 
@@ -56,23 +38,7 @@ impl FromStr for Time {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let trimmed = text.trim();
-        let wrong = || format!("`{text}` is not a time: write 10, 0.5, 500ms, 10s, 2m or 1h");
-        let number_end = trimmed
-            .find(|c: char| c.is_ascii_alphabetic())
-            .unwrap_or(trimmed.len());
-        let (digits, unit) = trimmed.split_at(number_end);
-        let number: f64 = digits.trim().parse().map_err(|_| wrong())?;
-        let seconds = match unit {
-            "ms" => number / 1000.0,
-            "" | "s" => number,
-            "m" | "min" => number * 60.0,
-            "h" => number * 3600.0,
-            _ => return Err(wrong()),
-        };
-        Duration::try_from_secs_f64(seconds)
-            .map(Time)
-            .map_err(|_| wrong())
+        values::time(text).map(Time)
     }
 }
 
@@ -84,27 +50,8 @@ impl FromStr for Deadline {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if is_off(text) {
-            return Ok(Deadline(None));
-        }
-        let time = text
-            .parse::<Time>()
-            .map_err(|error| format!("{error}, or `off`"))?
-            .0;
-        if time.is_zero() {
-            return Err(format!(
-                "`{text}` leaves no time at all; `off` switches the limit off"
-            ));
-        }
-        Ok(Deadline(Some(time)))
+        values::deadline(text).map(Deadline)
     }
-}
-
-fn is_off(text: &str) -> bool {
-    matches!(
-        text.trim().to_ascii_lowercase().as_str(),
-        "off" | "none" | "unlimited" | "never"
-    )
 }
 
 /// How many workers: a number, `auto`, or a range for a scaler.
@@ -232,49 +179,6 @@ impl FromStr for UrlPath {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("64k", 65536), ("1M", 1 << 20)] {
-            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
-        }
-        assert_eq!("2GiB".parse(), Ok(SizeLimit(Some(2 << 30))));
-        assert_eq!("off".parse(), Ok(SizeLimit(None)));
-        for wrong in [
-            "",
-            "k",
-            "1x",
-            "-1",
-            "1.5m",
-            "99999999999999999999",
-            "99999999999g",
-        ] {
-            assert!(wrong.parse::<ByteSize>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn times() {
-        for (text, millis) in [
-            ("10", 10_000),
-            ("0.5", 500),
-            ("500ms", 500),
-            ("2m", 120_000),
-        ] {
-            assert_eq!(
-                text.parse(),
-                Ok(Time(Duration::from_millis(millis))),
-                "{text}"
-            );
-        }
-        assert_eq!("off".parse(), Ok(Deadline(None)));
-        assert_eq!("1h".parse(), Ok(Deadline(Some(Duration::from_secs(3600)))));
-        for wrong in ["", "-1", "s", "1d", "inf", "nan", "1e400"] {
-            assert!(wrong.parse::<Time>().is_err(), "{wrong}");
-        }
-        assert!("0".parse::<Deadline>().is_err());
-        assert!("0".parse::<Time>().is_ok());
-    }
 
     #[test]
     fn numbers_of_workers() {

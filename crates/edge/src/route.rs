@@ -9,7 +9,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use evener_config::{Action, HostPattern, Matcher, PathPattern, Route, Timeouts, ValuePattern};
+use evener_config::{
+    Action, BalanceKey, HostPattern, Matcher, PathPattern, Route, Timeouts, ValuePattern,
+};
 use evener_http1::{Fields, RequestHead, TargetForm};
 
 use crate::cluster::Cluster;
@@ -33,6 +35,8 @@ pub(crate) struct ActiveRoute {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) body_bytes: Option<u64>,
     pub(crate) timeouts: Timeouts,
+    /// What the cluster's method tells requests apart by.
+    pub(crate) key: BalanceKey,
     conditions: Conditions,
 }
 
@@ -76,6 +80,7 @@ impl RouteTable {
                 cluster: cluster.clone(),
                 body_bytes: route.body_bytes,
                 timeouts: route.timeouts.clone(),
+                key: route.key.clone(),
                 conditions: Conditions::new(&route.matcher, listeners),
             });
             table.insert(&route.matcher.hosts, &active);
@@ -227,6 +232,14 @@ pub(crate) fn arguments(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
             Some(at) => (&item[..at], &item[at + 1..]),
             None => (item, &b""[..]),
         })
+}
+
+/// Appends the host that a request is for, as [`Variable::Host`] has it.
+///
+/// [`Variable::Host`]: evener_config::Variable::Host
+pub(crate) fn push_host(asked: &Asked<'_>, out: &mut Vec<u8>) {
+    let mut scratch = Vec::new();
+    out.extend_from_slice(normal_host(asked, &mut scratch));
 }
 
 /// The host that a request is for, without port and final dot, in small letters.

@@ -1,0 +1,287 @@
+//! A running program: obeys signals, admin commands and changed files until it is told to stop,
+//! and takes everything down in order.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use evener_admin::{Command as AdminCommand, Order, Receipt};
+use evener_edge::Edge;
+use evener_supervisor::{Handle, Outcome};
+use evener_telemetry::Log;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::changes::Changes;
+use crate::reread::{Loaded, Reread};
+use crate::signals::{Signal, Signals};
+use crate::source::Program;
+use crate::start;
+
+/// How often it is looked whether clients are done, while stopping.
+const STOP_POLL: Duration = Duration::from_millis(10);
+/// How often it is looked whether what left the configuration has finished its last request.
+const TIDY_POLL: Duration = Duration::from_millis(100);
+
+/// A running program.
+pub(crate) struct Running {
+    pub(crate) grace: Duration,
+    pub(crate) shards: usize,
+    pub(crate) edge: Edge,
+    pub(crate) program: Arc<Program>,
+    pub(crate) log: Log,
+    pub(crate) signals: Signals,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) changes: Option<Changes>,
+    /// The file it works by, if there is one.
+    pub(crate) reread: Option<Reread>,
+    /// Set while it stops.
+    pub(crate) stopping: Option<Stopping>,
+    /// The workers of the local application, if there is one.
+    pub(crate) fleet: Option<Fleet>,
+}
+
+/// Worker processes and who looks after them.
+pub(crate) struct Fleet {
+    pub(crate) handle: Handle,
+    pub(crate) workers: JoinHandle<Outcome>,
+}
+
+/// How far a stop has come.
+pub(crate) struct Stopping {
+    /// When what is under way is given up.
+    deadline: Instant,
+    /// Whether the workers were told.
+    workers_told: bool,
+}
+
+impl Running {
+    pub(crate) async fn run(mut self) -> Outcome {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        let mut looks = tokio::time::interval(STOP_POLL);
+        let mut tidying = tokio::time::interval(TIDY_POLL);
+        let outcome = loop {
+            let waiting = self
+                .stopping
+                .as_ref()
+                .is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none());
+            let ended = async {
+                match &mut self.fleet {
+                    Some(fleet) => (&mut fleet.workers).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changes = async {
+                match &mut self.changes {
+                    Some(changes) => changes.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = ended => break ended,
+                signal = self.signals.next() => self.handle_signal(signal).await,
+                Some(order) = self.orders.recv() => self.handle_order(order).await,
+                changed = changes => self.handle_changes(&changed).await,
+                _ = looks.tick(), if waiting => {
+                    if self.look_whether_clients_are_done().await {
+                        break Ok(Outcome::Stopped);
+                    }
+                }
+                _ = seconds.tick() => self.program.window.tick(&self.program.telemetry),
+                _ = tidying.tick() => self.program.site.tidy(),
+            }
+        };
+        self.edge.stop();
+        match outcome {
+            Ok(outcome) => {
+                if matches!(outcome, Outcome::Stopped) {
+                    self.log.info(format_args!("stopped"));
+                }
+                outcome
+            }
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    async fn handle_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop(name) => self.stop(name).await,
+            Signal::Reload => {
+                // What is wrong has been logged.
+                let _ = self.reload("SIGHUP").await;
+            }
+            Signal::More | Signal::Fewer => {
+                if let Some(fleet) = &self.fleet {
+                    let difference = if signal == Signal::More { 1 } else { -1 };
+                    fleet.handle.scale_by(difference).await;
+                }
+            }
+        }
+    }
+
+    /// Reads the file again, if there is one, and replaces the workers, if there are any.
+    async fn reload(&mut self, why: &str) -> Result<Receipt, String> {
+        let mut done = Vec::new();
+        if self.stopping.is_some() {
+            return Err("the program is stopping".to_owned());
+        }
+        if self.reread.is_some() {
+            match self.reread().await {
+                Ok(()) => done.push("the configuration was read again"),
+                Err(error) => {
+                    let message = format!("{error}\nnothing was changed");
+                    self.log.error(format_args!("{why}: {message}"));
+                    return Err(message);
+                }
+            }
+        }
+        let mut generation = None;
+        if let Some(fleet) = &self.fleet {
+            done.push("replacing the workers one by one");
+            generation = fleet.handle.reload().await;
+            if generation.is_none() {
+                return Err("the program is stopping".to_owned());
+            }
+        }
+        let message = done.join("; ");
+        self.log.info(format_args!("{why}: {message}"));
+        Ok(Receipt {
+            message,
+            generation,
+        })
+    }
+
+    /// Builds all that the file asks for, then swaps; an error has changed nothing.
+    async fn reread(&mut self) -> Result<(), String> {
+        let Some(reread) = &mut self.reread else {
+            return Ok(());
+        };
+        let Loaded { config, app } = reread.read()?;
+        let listeners = start::listeners(&config.listeners, false)?;
+        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards);
+        self.edge
+            .reconfigure(edge)
+            .map_err(|error| error.to_string())?;
+        self.program.site.take_on(plan);
+        self.program.set_addresses(self.edge.addresses());
+        self.grace = config.graceful_shutdown;
+        let waits = reread.left_for_the_next_start(&config);
+        if !waits.is_empty() {
+            let waits = waits.join(", ");
+            self.log.warning(format_args!(
+                "changes of {waits} take effect at the next start"
+            ));
+        }
+        reread.config = config;
+        if let (Some(fleet), Some(app)) = (&self.fleet, app)
+            && fleet.handle.status().target != app.resolved.count
+        {
+            let scaled = fleet.handle.scale(app.resolved.count).await;
+            scaled.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Begins to stop; asked again, hurries.
+    async fn stop(&mut self, why: &str) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.workers_told = true;
+            self.log.warning(format_args!(
+                "{why} again: not waiting for what is under way"
+            ));
+            stopping.deadline = Instant::now();
+            if let Some(fleet) = &self.fleet {
+                fleet.handle.stop(Duration::ZERO).await;
+                fleet.handle.hurry().await;
+            }
+            return;
+        }
+        self.program.draining.store(true, Ordering::Relaxed);
+        self.edge.drain();
+        let grace = self.grace.as_secs_f64();
+        self.log.info(format_args!(
+            "{why}: finishing what is under way, for {grace} s at most (again: at once)"
+        ));
+        let deadline = Instant::now() + self.grace;
+        self.stopping = Some(Stopping {
+            deadline,
+            workers_told: false,
+        });
+    }
+
+    /// Workers are told to stop once no client can bring another request: every connection that
+    /// is left has its last one at a worker. Time that is left then is the workers'. Returns
+    /// whether the program is done, which the end of the workers decides when there are any.
+    async fn look_whether_clients_are_done(&mut self) -> bool {
+        let Some(stopping) = &mut self.stopping else {
+            return false;
+        };
+        let (in_flight, queued) = self.program.site.busy();
+        let (now, connections) = (Instant::now(), self.edge.connections());
+        let late = now >= stopping.deadline;
+        let Some(fleet) = &self.fleet else {
+            return late || connections == 0;
+        };
+        if late || connections <= in_flight && queued == 0 {
+            stopping.workers_told = true;
+            let rest = stopping.deadline.saturating_duration_since(now);
+            fleet.handle.stop(rest).await;
+        }
+        false
+    }
+
+    async fn handle_order(&mut self, order: Order) {
+        let answer = match order.command {
+            AdminCommand::Reload => self.reload("admin").await,
+            AdminCommand::Scale(count) => self.scale(count).await,
+            AdminCommand::Drain => {
+                if self.stopping.is_none() {
+                    self.stop("evener drain").await;
+                }
+                let message = "stopping after what is under way".to_owned();
+                Ok(Receipt {
+                    message,
+                    generation: None,
+                })
+            }
+        };
+        // The one who asked may have left.
+        let _ = order.reply.send(answer);
+    }
+
+    async fn scale(&self, count: usize) -> Result<Receipt, String> {
+        let Some(fleet) = &self.fleet else {
+            return Err("there are no workers here: the configuration has no `[app]`".to_owned());
+        };
+        let count = fleet
+            .handle
+            .scale(count)
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(Receipt {
+            message: format!("{count} workers wanted"),
+            generation: None,
+        })
+    }
+
+    async fn handle_changes(&mut self, changed: &[PathBuf]) {
+        let here = std::env::current_dir().unwrap_or_default();
+        let short = |path: &PathBuf| {
+            path.strip_prefix(&here)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+        };
+        let mut names: Vec<String> = changed.iter().take(3).map(short).collect();
+        if changed.len() > names.len() {
+            names.push(format!("{} more", changed.len() - names.len()));
+        }
+        let names = names.join(", ");
+        self.log
+            .info(format_args!("changed: {names}; replacing the workers"));
+        if let Some(fleet) = &self.fleet {
+            fleet.handle.reload().await;
+        }
+    }
+}

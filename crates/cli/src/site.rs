@@ -1,0 +1,272 @@
+//! The clusters of a running program: made of a configuration, and brought in line with another
+//! one when it is read again. Endpoints that stay keep what is known about them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use evener_config::values::Target;
+use evener_config::{Config, Endpoint};
+use evener_edge::{
+    Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
+    Share,
+};
+
+/// The name of the cluster of the local application.
+pub(crate) const APP: &str = "app";
+/// Numbers of endpoints begin here; those below are numbers of workers.
+const FIRST_ENDPOINT: u64 = 1 << 32;
+
+/// The clusters. Shared by those who report on them and the one who changes them.
+#[derive(Default)]
+pub(crate) struct Site {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    groups: Vec<Group>,
+    next_endpoint: u64,
+    leaving: Vec<Leaving>,
+}
+
+/// A cluster and what the configuration says about it.
+struct Group {
+    cluster: Arc<Cluster>,
+    /// Empty for the local application, whose workers come and go by themselves.
+    members: Vec<Member>,
+}
+
+struct Member {
+    endpoint: Endpoint,
+    id: EndpointId,
+}
+
+/// What is no longer configured and still has requests.
+enum Leaving {
+    Endpoint(Arc<Cluster>, EndpointId),
+    Cluster(Arc<Cluster>, Vec<EndpointId>),
+}
+
+/// What a configuration asks for, ready to be taken on; dropped, it has changed nothing.
+pub(crate) struct Plan {
+    wanted: Vec<evener_config::Cluster>,
+    /// Clusters that were not there before, with their endpoints.
+    new: Vec<Group>,
+}
+
+impl Site {
+    /// Prepares for a configuration: what the data plane is to work by, and what is to be done
+    /// here once it does.
+    pub(crate) fn plan(
+        &self,
+        config: &Config,
+        listeners: Vec<ListenerSpec>,
+        shards: usize,
+    ) -> (EdgeConfig, Plan) {
+        let mut state = self.lock();
+        let mut clusters = Vec::new();
+        let mut new = Vec::new();
+        for wanted in &config.clusters {
+            if let Some(group) = state.find(&wanted.name) {
+                clusters.push(group.cluster.clone());
+                continue;
+            }
+            let mut group = Group::new(&wanted.name, wanted.queue_length);
+            group.cluster.set_method(wanted.method);
+            state.settle(&mut group, &wanted.endpoints);
+            clusters.push(group.cluster.clone());
+            new.push(group);
+        }
+        if config.app.is_some() {
+            if let Some(group) = state.find(APP) {
+                clusters.push(group.cluster.clone());
+            } else {
+                let group = Group::new(APP, config.limits.queue_length);
+                clusters.push(group.cluster.clone());
+                new.push(group);
+            }
+        }
+        let edge = EdgeConfig {
+            listeners,
+            shards,
+            backlog: config.backlog,
+            routes: config.routes.clone(),
+            clusters,
+            limits: config.limits.clone(),
+            timeouts: config.timeouts.clone(),
+            trusted: config.trusted.clone(),
+            response_fields: config.response_fields.clone(),
+            health: config.health.clone(),
+        };
+        let wanted = config.clusters.clone();
+        (edge, Plan { wanted, new })
+    }
+
+    /// Takes on what the data plane works by now: endpoints join and leave, clusters that are gone
+    /// empty themselves.
+    pub(crate) fn take_on(&self, plan: Plan) {
+        let mut state = self.lock();
+        let mut groups = std::mem::take(&mut state.groups);
+        groups.retain_mut(|group| {
+            let name = group.cluster.name();
+            if name == APP {
+                return true;
+            }
+            match plan.wanted.iter().find(|cluster| cluster.name == name) {
+                Some(cluster) => {
+                    group.cluster.set_queue_length(cluster.queue_length);
+                    group.cluster.set_method(cluster.method);
+                    state.settle(group, &cluster.endpoints);
+                    true
+                }
+                None => {
+                    let ids = group.members.iter().map(|member| member.id).collect();
+                    state
+                        .leaving
+                        .push(Leaving::Cluster(group.cluster.clone(), ids));
+                    false
+                }
+            }
+        });
+        groups.extend(plan.new);
+        state.groups = groups;
+    }
+
+    /// Lets go of what has finished its last request; called now and then.
+    pub(crate) fn tidy(&self) {
+        let mut state = self.lock();
+        let mut more = Vec::new();
+        state.leaving.retain(|leaving| match leaving {
+            Leaving::Endpoint(cluster, id) => {
+                let done = cluster.in_flight(*id).unwrap_or(0) == 0;
+                if done {
+                    cluster.remove(*id);
+                }
+                !done
+            }
+            Leaving::Cluster(cluster, ids) => {
+                let waits = cluster.snapshot().queued > 0;
+                if !waits {
+                    for id in ids {
+                        cluster.drain(*id);
+                        more.push(Leaving::Endpoint(cluster.clone(), *id));
+                    }
+                }
+                waits
+            }
+        });
+        state.leaving.append(&mut more);
+    }
+
+    /// The cluster of the local application, if there is one.
+    pub(crate) fn app(&self) -> Option<Arc<Cluster>> {
+        self.lock().find(APP).map(|group| group.cluster.clone())
+    }
+
+    /// All clusters that are configured.
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        let state = self.lock();
+        state
+            .groups
+            .iter()
+            .map(|group| group.cluster.clone())
+            .collect()
+    }
+
+    /// The state of every cluster.
+    pub(crate) fn snapshots(&self) -> Vec<ClusterSnapshot> {
+        self.clusters()
+            .iter()
+            .map(|cluster| cluster.snapshot())
+            .collect()
+    }
+
+    /// Requests that endpoints have in flight and requests that wait, what leaves included.
+    pub(crate) fn busy(&self) -> (usize, usize) {
+        let mut clusters = self.clusters();
+        for leaving in &self.lock().leaving {
+            let (Leaving::Endpoint(cluster, _) | Leaving::Cluster(cluster, _)) = leaving;
+            if !clusters.iter().any(|other| Arc::ptr_eq(other, cluster)) {
+                clusters.push(cluster.clone());
+            }
+        }
+        let snapshots: Vec<ClusterSnapshot> = clusters.iter().map(|c| c.snapshot()).collect();
+        let in_flight = snapshots.iter().flat_map(|cluster| &cluster.endpoints);
+        (
+            in_flight.map(|endpoint| endpoint.in_flight as usize).sum(),
+            snapshots.iter().map(|cluster| cluster.queued).sum(),
+        )
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    fn new(name: &str, queue_length: usize) -> Group {
+        Group {
+            cluster: Cluster::new(name, queue_length),
+            members: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Option<&Group> {
+        self.groups
+            .iter()
+            .find(|group| group.cluster.name() == name)
+    }
+
+    /// Brings the endpoints of a cluster in line with `wanted`: those that are new join before
+    /// those that are gone leave.
+    fn settle(&mut self, group: &mut Group, wanted: &[Endpoint]) {
+        let mut gone = std::mem::take(&mut group.members);
+        for endpoint in wanted {
+            let known = gone.iter().position(|member| member.endpoint == *endpoint);
+            let member = match known {
+                Some(index) => gone.remove(index),
+                None => self.join(&group.cluster, endpoint),
+            };
+            group.members.push(member);
+        }
+        for member in gone {
+            group.cluster.drain(member.id);
+            self.leaving
+                .push(Leaving::Endpoint(group.cluster.clone(), member.id));
+        }
+    }
+
+    fn join(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
+        let id = EndpointId(FIRST_ENDPOINT + self.next_endpoint);
+        self.next_endpoint += 1;
+        if let Some(address) = address(&endpoint.target) {
+            cluster.add(EndpointSpec {
+                id,
+                name: endpoint.name.clone(),
+                address,
+                in_flight_max: endpoint.in_flight_max.unwrap_or(0),
+                share: Share {
+                    weight: endpoint.weight,
+                    priority: endpoint.priority,
+                    backup: endpoint.backup,
+                    down: endpoint.down,
+                },
+                page: None,
+            });
+        }
+        Member {
+            endpoint: endpoint.clone(),
+            id,
+        }
+    }
+}
+
+/// Where an endpoint is, unless that has to be looked up.
+fn address(target: &Target) -> Option<EndpointAddress> {
+    match target {
+        Target::Tcp(address) => Some(EndpointAddress::Tcp(*address)),
+        Target::Unix(path) => Some(EndpointAddress::Unix(path.clone())),
+        Target::Name { .. } | Target::Service(_) => None,
+    }
+}

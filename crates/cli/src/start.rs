@@ -1,0 +1,348 @@
+//! Brings a program to life from what it begins with: listeners, data plane, workers, admin API.
+//! What happens to it then is left to `running`.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
+use evener_config::values::ListenAddress as Wanted;
+use evener_config::{Config, Listener};
+use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
+use evener_supervisor::{
+    Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
+};
+use evener_telemetry::{AccessFormat, Log, LogFormat, Telemetry, TelemetryConfig};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+
+use crate::Failure;
+use crate::application::Application;
+use crate::balancer::ClusterBalancer;
+use crate::changes::Changes;
+use crate::failure;
+use crate::reread::Reread;
+use crate::resolve::{AdminSettings, LogSettings, Resolved, Worker};
+use crate::running::{Fleet, Running};
+use crate::signals::Signals;
+use crate::site::Site;
+use crate::source::{Program, Window};
+use crate::values::WORKERS_MAX;
+
+/// The name of a program that was given none.
+pub(crate) const DEFAULT_NAME: &str = "evener";
+/// Pause before a worker that drains itself is asked to: requests that were just sent arrive.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Everything that a program begins with.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    pub(crate) shards: usize,
+    pub(crate) log: LogSettings,
+    pub(crate) admin: AdminSettings,
+    /// The local application, if there is one.
+    pub(crate) app: Option<App>,
+    /// The file to read again on a reload, if there is one.
+    pub(crate) reread: Option<Reread>,
+    /// What is served, for people.
+    pub(crate) title: String,
+    /// What was asked for and is not done as asked.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The local application and how it is run.
+pub(crate) struct App {
+    pub(crate) resolved: Resolved,
+    /// Known unless a command of the user's is run.
+    pub(crate) application: Option<Application>,
+    pub(crate) recipe: Recipe,
+}
+
+impl Start {
+    /// Runs until the program is told to stop.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let listeners = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::system(format!("cannot start: {error}")))?;
+        let telemetry = telemetry(self.log);
+        for note in &self.notes {
+            telemetry.log().warning(format_args!("{note}"));
+        }
+        let ended = runtime.block_on(self.serve(listeners, telemetry.clone()));
+        telemetry.finish();
+        ended
+    }
+
+    async fn serve(
+        self,
+        listeners: Vec<ListenerSpec>,
+        telemetry: Telemetry,
+    ) -> Result<(), Failure> {
+        let log = telemetry.log().clone();
+        let signals = Signals::listen()
+            .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
+        let (socket, name, listener) = admin_socket(&self.admin, &log).await?;
+        let admin_address = admin_address(&self.admin).await?;
+        let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
+        let site = Arc::new(Site::default());
+        let (config, plan) = site.plan(&self.config, listeners, self.shards);
+        let edge =
+            Edge::start(config, &telemetry).map_err(|error| Failure::system(error.to_string()))?;
+        site.take_on(plan);
+        let workers = match (&self.app, site.app()) {
+            (Some(app), Some(cluster)) => Some(supervisor(app, &cluster, &log)?),
+            _ => None,
+        };
+        let program = Arc::new(Program {
+            name,
+            app: self.title.clone(),
+            addresses: Mutex::new(edge.addresses()),
+            handle: workers.as_ref().map(|(_, handle)| handle.clone()),
+            site,
+            telemetry,
+            window: Window::default(),
+            draining: AtomicBool::new(false),
+        });
+        let (orders, received) = mpsc::channel(16);
+        let server = Server::new(Arc::clone(&program) as _, orders);
+        tokio::spawn(serve_unix(server.clone(), listener));
+        let mut admin = format!("unix:{}", socket.path().display());
+        if let Some((listener, access)) = admin_address {
+            let address = listener
+                .local_addr()
+                .map_err(|e| Failure::system(e.to_string()))?;
+            admin.push_str(&format!(" and http://{address}/"));
+            tokio::spawn(serve_tcp(server, listener, access));
+        }
+        banner(&log, &self, &program, &admin);
+        let running = Running {
+            grace: self.config.graceful_shutdown,
+            shards: self.shards,
+            edge,
+            program,
+            log,
+            signals,
+            orders: received,
+            changes,
+            reread: self.reread,
+            stopping: None,
+            fleet: workers.map(|(supervisor, handle)| Fleet {
+                handle,
+                workers: tokio::spawn(supervisor.run()),
+            }),
+        };
+        let outcome = running.run().await;
+        drop(socket);
+        match outcome {
+            Outcome::Stopped => Ok(()),
+            Outcome::NeverStarted(reason) => Err(Failure::application(failure::describe(
+                &self.title,
+                &reason,
+            ))),
+        }
+    }
+}
+
+/// Every address of every listener. Descriptors are taken over at the `start` only.
+pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<ListenerSpec>, String> {
+    let mut specs = Vec::new();
+    for listener in wanted {
+        let mut add = |address| {
+            let name = listener.name.clone();
+            specs.push(ListenerSpec { name, address });
+        };
+        match &listener.address {
+            Wanted::Unix(path) => add(ListenAddress::Unix(path.clone())),
+            Wanted::Descriptor(number) => add(ListenAddress::Inherited {
+                number: *number,
+                descriptor: start.then(|| inherit(*number)).transpose()?,
+            }),
+            Wanted::Tcp { host, port } => {
+                let mut addresses: Vec<SocketAddr> = (host.as_str(), *port)
+                    .to_socket_addrs()
+                    .map_err(|error| format!("cannot listen on {host}: no such address: {error}"))?
+                    .collect();
+                addresses.sort();
+                addresses.dedup();
+                if addresses.is_empty() {
+                    return Err(format!("cannot listen on {host}: the name has no address"));
+                }
+                addresses.into_iter().map(ListenAddress::Tcp).for_each(add);
+            }
+        }
+    }
+    Ok(specs)
+}
+
+/// Takes over a descriptor that this program was started with.
+fn inherit(number: i32) -> Result<OwnedFd, String> {
+    // SAFETY: plain numbers; the flag keeps the descriptor out of the workers.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(format!(
+            "descriptor {number}: this program was started without it: {error}"
+        ));
+    }
+    // SAFETY: it is open, as was just seen, and nothing of ours has been opened yet that could
+    // own it: this runs before the runtime and the data plane exist.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn telemetry(settings: LogSettings) -> Telemetry {
+    let format = match settings.json {
+        true => LogFormat::Json,
+        false => LogFormat::Text {
+            colors: settings.colors,
+        },
+    };
+    let access = settings.access.then_some(match settings.json {
+        true => AccessFormat::Json,
+        false => AccessFormat::Text {
+            colors: settings.colors,
+        },
+    });
+    Telemetry::new(TelemetryConfig {
+        log: Log::new(settings.level, format),
+        access,
+    })
+}
+
+fn watch_changes(app: &App) -> Result<Option<Changes>, Failure> {
+    let application = app.application.as_ref();
+    let Some(reload) = &app.resolved.reload else {
+        return Ok(None);
+    };
+    let folder = application.map_or(PathBuf::from("."), |application| application.folder.clone());
+    Changes::watch(reload.clone(), &folder)
+        .map(Some)
+        .map_err(Failure::system)
+}
+
+fn supervisor(
+    app: &App,
+    cluster: &Arc<Cluster>,
+    log: &Log,
+) -> Result<(Supervisor, Handle), Failure> {
+    let resolved = &app.resolved;
+    let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let parent = parent
+        .filter(|path| path.is_dir())
+        .unwrap_or_else(|| PathBuf::from("/tmp"));
+    let directory =
+        RunDirectory::create(&parent).map_err(|error| Failure::system(error.to_string()))?;
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let settings = Settings {
+        recipe: app.recipe.clone(),
+        count: resolved.count,
+        count_max: WORKERS_MAX,
+        patience: Patience {
+            startup: resolved.startup,
+            grace: resolved.grace,
+            stop: resolved.stop,
+            // A command of the user's may end at once when it is asked to.
+            settle: (!matches!(resolved.worker, Worker::Command { .. })).then_some(SETTLE),
+        },
+        restart: RestartPolicy::default(),
+        requests_max: resolved.requests_max,
+        page_slots: resolved.in_flight_max,
+        backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
+        leaving_max: resolved.leaving_max,
+        waits_when_broken: resolved.reload.is_some(),
+        seed: u64::from(since.subsec_nanos()) ^ u64::from(std::process::id()) << 32,
+    };
+    let balancer = ClusterBalancer {
+        cluster: Arc::clone(cluster),
+        in_flight_max: resolved.in_flight_max,
+    };
+    Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
+        .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))
+}
+
+/// The admin socket and the name it is found by. A program that was given no name makes way for
+/// one that runs already.
+async fn admin_socket(
+    settings: &AdminSettings,
+    log: &Log,
+) -> Result<(AdminSocket, String, UnixListener), Failure> {
+    let system = |error: evener_admin::SocketError| Failure::system(error.to_string());
+    let named = settings.name.clone();
+    if let Some(path) = &settings.socket {
+        let name = named.unwrap_or_else(|| DEFAULT_NAME.to_owned());
+        let (socket, listener) = AdminSocket::bind(path, false).await.map_err(system)?;
+        return Ok((socket, name, listener));
+    }
+    let name = named.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
+    match AdminSocket::bind(&socket_path(&name), true).await {
+        Ok((socket, listener)) => Ok((socket, name, listener)),
+        Err(evener_admin::SocketError::InUse { .. }) if named.is_none() => {
+            let name = format!("{DEFAULT_NAME}-{}", std::process::id());
+            log.info(format_args!(
+                "another evener has the name `{DEFAULT_NAME}`; this one is called `{name}` \
+                 (--name gives it another)"
+            ));
+            let (socket, listener) = AdminSocket::bind(&socket_path(&name), true)
+                .await
+                .map_err(system)?;
+            Ok((socket, name, listener))
+        }
+        Err(error) => Err(system(error)),
+    }
+}
+
+async fn admin_address(settings: &AdminSettings) -> Result<Option<(TcpListener, Access)>, Failure> {
+    let Some(text) = &settings.address else {
+        return Ok(None);
+    };
+    let wrong = |error: &dyn std::fmt::Display| format!("--admin-address {text}: {error}");
+    let address = text
+        .to_socket_addrs()
+        .map_err(|error| Failure::usage(wrong(&format!("write HOST:PORT; {error}"))))?
+        .next()
+        .ok_or_else(|| Failure::usage(wrong(&"the name has no address")))?;
+    let access = Access::tcp(address, settings.token.clone())
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::system(wrong(&error)))?;
+    Ok(Some((listener, access)))
+}
+
+fn banner(log: &Log, start: &Start, program: &Program, admin: &str) {
+    let (version, app) = (env!("CARGO_PKG_VERSION"), &program.app);
+    let addresses = edge_addresses(program);
+    log.info(format_args!("Evener {version} serves {app} on {addresses}"));
+    if let Some(app) = &start.app {
+        let count = app.resolved.count;
+        let workers = if count == 1 { "worker" } else { "workers" };
+        let kind = match &app.resolved.worker {
+            Worker::Evener { .. } => "Evener's own",
+            Worker::Uvicorn { .. } => "uvicorn",
+            Worker::Command { .. } => "from a command",
+        };
+        log.info(format_args!(
+            "starting {count} {workers} ({kind}); admin at {admin}"
+        ));
+    } else {
+        log.info(format_args!("admin at {admin}"));
+    }
+    let reload = start
+        .app
+        .as_ref()
+        .and_then(|app| app.resolved.reload.as_ref());
+    let again = reload.map_or("", |_| ", reloads when files change");
+    log.info(format_args!(
+        "stops on Ctrl-C or SIGTERM, reloads on SIGHUP or `evener reload`{again} (process {})",
+        std::process::id()
+    ));
+}
+
+fn edge_addresses(program: &Program) -> String {
+    program.addresses().join(" and ")
+}
