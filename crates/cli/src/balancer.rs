@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use evener_edge::{Cluster, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec};
+use evener_edge::{Cluster, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec, Share};
 use evener_supervisor::{Balancer, ReadyWorker, WorkerId};
 
 /// A cluster whose endpoints are workers.
@@ -29,6 +29,7 @@ impl Balancer for ClusterBalancer {
             name: worker.name.clone(),
             address: EndpointAddress::Unix(worker.socket.clone()),
             in_flight_max: self.in_flight_max,
+            share: Share::default(),
             page: worker.page.clone(),
         });
     }

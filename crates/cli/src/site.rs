@@ -7,6 +7,7 @@ use evener_config::values::Target;
 use evener_config::{Config, Endpoint};
 use evener_edge::{
     Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
+    Share,
 };
 
 /// The name of the cluster of the local application.
@@ -70,6 +71,7 @@ impl Site {
                 continue;
             }
             let mut group = Group::new(&wanted.name, wanted.queue_length);
+            group.cluster.set_method(wanted.method);
             state.settle(&mut group, &wanted.endpoints);
             clusters.push(group.cluster.clone());
             new.push(group);
@@ -112,6 +114,7 @@ impl Site {
             match plan.wanted.iter().find(|cluster| cluster.name == name) {
                 Some(cluster) => {
                     group.cluster.set_queue_length(cluster.queue_length);
+                    group.cluster.set_method(cluster.method);
                     state.settle(group, &cluster.endpoints);
                     true
                 }
@@ -242,7 +245,13 @@ impl State {
                 id,
                 name: endpoint.name.clone(),
                 address,
-                in_flight_max: endpoint.in_flight_max.unwrap_or(u32::MAX),
+                in_flight_max: endpoint.in_flight_max.unwrap_or(0),
+                share: Share {
+                    weight: endpoint.weight,
+                    priority: endpoint.priority,
+                    backup: endpoint.backup,
+                    down: endpoint.down,
+                },
                 page: None,
             });
         }

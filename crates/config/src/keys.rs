@@ -2,11 +2,22 @@
 
 use crate::definition::{Default, Form, Key, Kind, Table};
 use crate::model::TrustedPeers;
+use crate::template::Template;
 use crate::values::{self, ListenAddress, Target};
+
+mod app;
+mod cluster;
+mod route;
+
+pub(crate) use app::app_keys;
+
+use app::APP;
+use cluster::CLUSTER;
+use route::ROUTE;
 
 macro_rules! form {
     ($name:ident, $what:literal, $numbers:literal, $examples:expr, $check:expr) => {
-        static $name: Form = Form {
+        pub(super) static $name: Form = Form {
             name: $what,
             numbers: $numbers,
             examples: &$examples,
@@ -53,6 +64,13 @@ form!(
     false,
     ["nosniff"],
     values::field_value
+);
+form!(
+    TEMPLATE,
+    "text with variables",
+    false,
+    ["$cookie_user", "$remote_addr", "$request_uri"],
+    Template::parse
 );
 form!(
     SHARDS,
@@ -125,10 +143,10 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
     }
 }
 
-use Default::{Absent, NotYet, Required, Said, Value};
+use Default::{Absent, Required, Said, Value};
 use Kind::{
-    Deadline, Either, Flag, Formed, Fraction, List, Map, Named, OneOrMore, Size, SizeLimit,
-    Table as TableOf, Tables, Text, Time, Whole, Word,
+    Deadline, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables,
+    Text, Time, Whole, Word,
 };
 
 /// The whole file.
@@ -292,261 +310,6 @@ static CERTIFICATE: Table = Table {
             Text,
             Said("the file of `cert`"),
             "File of its private key.",
-        ),
-    ],
-};
-
-static ROUTE: Table = Table {
-    title: "[[route]]",
-    doc: "Which requests, and what becomes of them. All conditions of a route must hold. Of the routes \
-whose conditions hold, the most specific is taken: by host (exact before `*.`, longer before shorter, before \
-none), then by path (`exact`, then `regex`, then prefixes, longer before shorter), then by the number of other \
-conditions, then by their order in the file. A request for which there is no route gets 404.\n\n\
-Paths are compared after decoding (`%41` is `A`), without `.` and `..` segments and doubled slashes, so that a \
-route cannot be got round by writing its path in another way; what is sent on is the path as the client wrote it.",
-    keys: &[
-        key(
-            "cluster",
-            Text,
-            Said("`app`, with `[app]`"),
-            "Where the requests go.",
-        ),
-        key(
-            "listener",
-            OneOrMore(&Text),
-            Absent,
-            "Only what came in by this listener.",
-        ),
-        key(
-            "host",
-            OneOrMore(&Formed(&HOST)),
-            Absent,
-            "Only these hosts; `*.example.com` is for every name below it.",
-        ),
-        key(
-            "path",
-            Either(&[Formed(&PATH), TableOf(&PATHS)]),
-            Value("\"/\""),
-            "Only this path and what is below it: `/api` is for `/api` and `/api/x`, not for `/apix`. Or a table with another rule.",
-        ),
-        key(
-            "method",
-            OneOrMore(&Formed(&METHOD)),
-            Absent,
-            "Only these methods.",
-        ),
-        key(
-            "header",
-            Map(&Either(&[Text, TableOf(&VALUES)])),
-            Absent,
-            "Only with these header fields; each name with the value it must have.",
-        ),
-        key(
-            "query",
-            Map(&Either(&[Text, TableOf(&VALUES)])),
-            Absent,
-            "Only with these arguments in the query; each name with the value it must have.",
-        ),
-        key(
-            "limits",
-            TableOf(&ROUTE_LIMITS),
-            Absent,
-            "Bounds for these requests.",
-        ),
-        key(
-            "timeouts",
-            TableOf(&ROUTE_TIMEOUTS),
-            Absent,
-            "Deadlines for these requests, before those of the cluster.",
-        ),
-    ],
-};
-
-static PATHS: Table = Table {
-    title: "path",
-    doc: "Another rule for the path of a route; one of these.",
-    keys: &[
-        key(
-            "prefix",
-            Formed(&PATH),
-            Absent,
-            "This path and what is below it, as without a table.",
-        ),
-        key(
-            "starts_with",
-            Formed(&PATH),
-            Absent,
-            "Whatever begins with these characters: `/api` is for `/apix` too.",
-        ),
-        key("exact", Formed(&PATH), Absent, "This path and no other."),
-        key(
-            "regex",
-            Formed(&REGEX),
-            Absent,
-            "Whatever this expression finds something in; `^` and `$` bind it to the ends.",
-        ),
-    ],
-};
-
-static VALUES: Table = Table {
-    title: "header, query",
-    doc: "Another rule for a value; one of these.",
-    keys: &[
-        key("exact", Text, Absent, "It is this, as without a table."),
-        key(
-            "regex",
-            Formed(&REGEX),
-            Absent,
-            "This expression finds something in it.",
-        ),
-        key("present", Flag, Absent, "It is there, whatever it is."),
-    ],
-};
-
-static ROUTE_LIMITS: Table = Table {
-    title: "[route.limits]",
-    doc: "Bounds for the requests of one route.",
-    keys: &[key(
-        "body",
-        SizeLimit,
-        Said("that of `[limits]`"),
-        "Request body (413).",
-    )],
-};
-
-static ROUTE_TIMEOUTS: Table = Table {
-    title: "[route.timeouts]",
-    doc: "Deadlines for the requests of one route.",
-    keys: &[
-        key(
-            "first_byte",
-            Deadline,
-            Said("that of the cluster"),
-            "Until a response begins (504).",
-        ),
-        key(
-            "response_gap",
-            Deadline,
-            Said("that of the cluster"),
-            "Between two pieces of a response (504).",
-        ),
-        key(
-            "body_gap",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "Between two pieces of a request body (408).",
-        ),
-        key(
-            "request",
-            Deadline,
-            Said("that of the cluster"),
-            "The whole request (504).",
-        ),
-        key(
-            "tunnel_idle",
-            Deadline,
-            Said("that of the cluster"),
-            "A WebSocket that carries nothing for so long is closed.",
-        ),
-    ],
-};
-
-static CLUSTER: Table = Table {
-    title: "[cluster.NAME]",
-    doc: "A named set of endpoints.",
-    keys: &[
-        key(
-            "endpoints",
-            List(&Either(&[Formed(&TARGET), TableOf(&ENDPOINT)])),
-            Required,
-            "The endpoints: addresses, or tables with an `address`.",
-        ),
-        key(
-            "policy",
-            Word(&["least_in_flight"]),
-            Value("\"least_in_flight\""),
-            "How an endpoint is chosen: `least_in_flight` takes the one with the fewest requests in flight, equals in turn.",
-        ),
-        key(
-            "queue",
-            Whole(0, 1_000_000),
-            Said("that of `[limits]`"),
-            "Requests that may wait for an endpoint (503 beyond it).",
-        ),
-        key(
-            "timeouts",
-            TableOf(&CLUSTER_TIMEOUTS),
-            Absent,
-            "Deadlines for the requests of this cluster.",
-        ),
-        key("health_check", Map(&Text), NotYet, "Active checks."),
-    ],
-};
-
-static CLUSTER_TIMEOUTS: Table = Table {
-    title: "[cluster.NAME.timeouts]",
-    doc: "Deadlines for the requests of one cluster.",
-    keys: &[
-        key(
-            "connect",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "Until a connection to an endpoint is there (504).",
-        ),
-        key(
-            "first_byte",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "Until a response begins (504).",
-        ),
-        key(
-            "response_gap",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "Between two pieces of a response (504).",
-        ),
-        key(
-            "request",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "The whole request (504).",
-        ),
-        key(
-            "queue",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "Waiting for an endpoint (503).",
-        ),
-        key(
-            "tunnel_idle",
-            Deadline,
-            Said("that of `[timeouts]`"),
-            "A WebSocket that carries nothing for so long is closed.",
-        ),
-    ],
-};
-
-static ENDPOINT: Table = Table {
-    title: "endpoints",
-    doc: "One endpoint of a cluster.",
-    keys: &[
-        key(
-            "address",
-            Formed(&TARGET),
-            Required,
-            "`host:port`, `[::1]:port` or `unix:/path`.",
-        ),
-        key(
-            "name",
-            Formed(&NAME),
-            Said("its address"),
-            "Its name in reports and logs.",
-        ),
-        key(
-            "max_conns",
-            Whole(0, 1_000_000),
-            Value("0"),
-            "The most requests it may have in flight; 0 is no bound.",
         ),
     ],
 };
@@ -729,191 +492,3 @@ static ADMIN: Table = Table {
         ),
     ],
 };
-
-static APP: Table = Table {
-    title: "[app]",
-    doc: "The local application, with the settings of `evener run`.",
-    keys: &[
-        key(
-            "target",
-            Text,
-            Said("looked for in main.py, app.py, app/main.py and the like"),
-            "The application as `module:attribute`.",
-        ),
-        key(
-            "workers",
-            Formed(&WORKERS),
-            Said("`$WEB_CONCURRENCY`, else 1"),
-            "Worker processes; `auto` is one per CPU.",
-        ),
-        key(
-            "app_dir",
-            Text,
-            Said("the current folder"),
-            "Folder that the application is imported from.",
-        ),
-        key(
-            "factory",
-            Flag,
-            Value("false"),
-            "`target` names a function that returns the application.",
-        ),
-        key(
-            "env_file",
-            Text,
-            Absent,
-            "File of NAME=VALUE lines for the workers' environment.",
-        ),
-        key(
-            "root_path",
-            Text,
-            Value("\"\""),
-            "The path below which the application is reachable (ASGI `root_path`).",
-        ),
-        key(
-            "lifespan",
-            Word(&["auto", "on", "off"]),
-            Value("\"auto\""),
-            "Whether the application has lifespan events.",
-        ),
-        key(
-            "loop",
-            Text,
-            Value("\"auto\""),
-            "Event loop of the workers: auto, uvloop or asyncio; command workers take any of uvicorn's.",
-        ),
-        key(
-            "worker",
-            Word(&["evener", "command"]),
-            Value("\"evener\""),
-            "Kind of worker: Evener's own, or uvicorn or what `worker_command` says.",
-        ),
-        key(
-            "worker_command",
-            Text,
-            Absent,
-            "Command that serves the application on the unix socket put for `{socket}`.",
-        ),
-        key(
-            "python",
-            Text,
-            Said("the one beside this program, that of `$VIRTUAL_ENV`, or python3"),
-            "Python interpreter of the workers.",
-        ),
-        key(
-            "worker_in_flight",
-            Whole(1, 65_536),
-            Value("1000"),
-            "Most requests that one worker has in flight; further ones wait in the queue.",
-        ),
-        key(
-            "limit_max_requests",
-            Whole(1, u64::MAX),
-            Absent,
-            "Replace a worker after about so many requests, without a gap.",
-        ),
-        key(
-            "timeout_worker_startup",
-            Time,
-            Value("\"60s\""),
-            "A worker that has not answered for so long after its start is ended.",
-        ),
-        key(
-            "timeout_worker_stop",
-            Time,
-            Value("\"5s\""),
-            "From asking a worker to end to killing it, beyond the grace period.",
-        ),
-        key(
-            "server_header",
-            Flag,
-            Value("true"),
-            "The worker sends a Server header field.",
-        ),
-        key(
-            "date_header",
-            Flag,
-            Value("true"),
-            "The worker sends a Date header field.",
-        ),
-        key(
-            "reload",
-            Flag,
-            Value("false"),
-            "Replace the workers when the application's files change.",
-        ),
-        key("reload_dir", OneOrMore(&Text), Absent, "Folders to watch."),
-        key(
-            "reload_include",
-            OneOrMore(&Text),
-            Absent,
-            "Names of files to watch.",
-        ),
-        key(
-            "reload_exclude",
-            OneOrMore(&Text),
-            Absent,
-            "Names of files not to watch.",
-        ),
-        key(
-            "reload_delay",
-            Time,
-            Value("\"250ms\""),
-            "Quiet time after a change before the workers are replaced.",
-        ),
-        key(
-            "http",
-            Text,
-            Absent,
-            "HTTP implementation of uvicorn workers.",
-        ),
-        key(
-            "ws",
-            Text,
-            Absent,
-            "WebSocket implementation of uvicorn workers.",
-        ),
-        key("ws_max_size", Size, Absent, "Longest WebSocket message."),
-        key(
-            "ws_max_queue",
-            Whole(1, 1_000_000),
-            Absent,
-            "WebSocket messages that uvicorn workers queue.",
-        ),
-        key(
-            "ws_ping_interval",
-            Fraction(0.0, 1e6),
-            Absent,
-            "Seconds between WebSocket pings.",
-        ),
-        key(
-            "ws_ping_timeout",
-            Fraction(0.0, 1e6),
-            Absent,
-            "Seconds to wait for a WebSocket pong.",
-        ),
-        key(
-            "ws_per_message_deflate",
-            Flag,
-            Absent,
-            "Whether WebSocket messages are compressed.",
-        ),
-        key(
-            "interface",
-            Text,
-            Absent,
-            "ASGI version of uvicorn workers.",
-        ),
-        key(
-            "log_config",
-            Text,
-            Absent,
-            "Logging configuration of uvicorn workers.",
-        ),
-    ],
-};
-
-/// The keys of `[app]`.
-pub(crate) fn app_keys() -> impl Iterator<Item = &'static str> {
-    APP.keys.iter().map(|key| key.name)
-}

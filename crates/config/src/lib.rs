@@ -15,6 +15,7 @@ mod reference;
 mod resolve;
 mod schema;
 mod substitute;
+mod template;
 mod typed;
 pub mod values;
 
@@ -22,13 +23,14 @@ pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, Cluster, Config, Endpoint, Flag, HealthPaths, HostPattern, Limits,
-    Listener, ListenerTls, Log, Matcher, PathPattern, Policy, Route, Timeouts, TrustedPeers,
+    Action, Admin, App, BalanceKey, Cluster, Config, Endpoint, Flag, HealthPaths, HostPattern,
+    Limits, Listener, ListenerTls, Log, Matcher, PathPattern, Route, Timeouts, TrustedPeers,
     ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;
 pub use schema::schema;
+pub use template::{Part, Template, Variable};
 
 /// Reads a configuration. `file` is how errors name it; `variable` looks up the environment.
 pub fn read(

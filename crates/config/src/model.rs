@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evener_policy::balance::Method;
+
+use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
 
 /// A whole configuration.
@@ -76,6 +79,20 @@ pub struct Route {
     pub body_bytes: Option<u64>,
     /// Deadlines, those of the route and its cluster laid over the general ones.
     pub timeouts: Timeouts,
+    /// What the cluster's method tells requests apart by.
+    pub key: BalanceKey,
+}
+
+/// What a method of balancing tells requests apart by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BalanceKey {
+    /// Nothing.
+    #[default]
+    None,
+    /// The client's address.
+    Client,
+    /// This text.
+    Text(Template),
 }
 
 impl Route {
@@ -86,6 +103,7 @@ impl Route {
             action: Action::Cluster(name.to_owned()),
             body_bytes: limits.body_bytes,
             timeouts: timeouts.clone(),
+            key: BalanceKey::None,
         }
     }
 }
@@ -159,20 +177,15 @@ pub struct Cluster {
     /// Its name.
     pub name: String,
     /// How an endpoint is chosen.
-    pub policy: Policy,
+    pub method: Method,
     /// The endpoints, in the order of the file.
     pub endpoints: Vec<Endpoint>,
+    /// What the method tells requests apart by.
+    pub key: BalanceKey,
     /// Requests that may wait for an endpoint (503 beyond it).
     pub queue_length: usize,
     /// Deadlines, those of the cluster laid over the general ones.
     pub timeouts: Timeouts,
-}
-
-/// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// The one with the fewest requests in flight, equals in turn.
-    LeastInFlight,
 }
 
 /// One endpoint, or as many as its name has addresses.
@@ -182,6 +195,14 @@ pub struct Endpoint {
     pub name: String,
     /// Where it listens.
     pub target: Target,
+    /// Its share; at least 1.
+    pub weight: u32,
+    /// Endpoints of a higher number serve when those of lower ones cannot.
+    pub priority: u32,
+    /// Serves only when no other can.
+    pub backup: bool,
+    /// Switched off by its owner.
+    pub down: bool,
     /// The most requests it may have in flight.
     pub in_flight_max: Option<u32>,
 }

@@ -1,18 +1,19 @@
 //! From a file as written to settings without gaps: what refers to what, what excludes what, what
 //! is inherited from where. All errors are noted, none ends the work.
 
+mod clusters;
+mod routes;
+
 use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Action, Admin, App, Cluster, Config, Endpoint, Flag, HealthPaths, HostPattern, Limits,
-    Listener, ListenerTls, Log, Matcher, PathPattern, Policy, Route, Timeouts, TrustedPeers,
-    ValuePattern,
+    Admin, App, Config, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
+    TrustedPeers,
 };
-use crate::near::nearest;
 use crate::typed::{Node, Section, Value};
-use crate::values::{self, ListenAddress, Target};
+use crate::values::{self, ListenAddress};
 
 /// The name of the local application's cluster.
 const APP: &str = "app";
@@ -25,8 +26,8 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
     let timeouts = root.section("timeouts").map(timeouts).unwrap_or_default();
     let app = root.section("app").map(app);
     let listeners = listeners(root, app.is_some(), findings);
-    let clusters = clusters(root, &limits, &timeouts, findings);
-    let routes = Routes {
+    let clusters = clusters::clusters(root, &limits, &timeouts, findings);
+    let routes = routes::Routes {
         clusters: &clusters,
         has_app: app.is_some(),
         listeners: &listeners,
@@ -243,314 +244,29 @@ fn listener_tls(section: &Section) -> ListenerTls {
     }
 }
 
-fn clusters(
-    root: &Section,
-    limits: &Limits,
-    general: &Timeouts,
+/// The one of several keys that a table has.
+fn only(
+    section: &Section,
+    keys: &[&'static str],
+    what: &str,
     findings: &mut Findings,
-) -> Vec<Cluster> {
-    let mut clusters = Vec::new();
-    for (name, span, node) in root.named("cluster") {
-        if let Err(error) = values::name(name) {
-            findings.add(span, format!("`cluster.{name}`: {error}"));
+) -> Option<&'static str> {
+    let given = keys.iter().copied().filter(|key| section.has(key));
+    let given: Vec<&'static str> = given.collect();
+    match given[..] {
+        [one] => Some(one),
+        [] => {
+            let message = format!("`{what}` needs one of {}", keys.join(", "));
+            findings.add(&section.span, message);
+            None
         }
-        if name == APP
-            && let Some(app) = root.key_span("app")
-        {
-            let message = "`app` is the cluster of `[app]`; give this one another name";
-            findings.add_pair(span, message, app, "`[app]` is here");
-        }
-        // A cluster that was wrong is still one that routes may name.
-        let section = node.as_section();
-        let of = |key| section.and_then(|section| section.whole(key));
-        clusters.push(Cluster {
-            name: name.clone(),
-            policy: Policy::LeastInFlight,
-            endpoints: section
-                .map(|section| endpoints(section, findings))
-                .unwrap_or_default(),
-            queue_length: of("queue").map_or(limits.queue_length, |n| {
-                usize::try_from(n).unwrap_or(usize::MAX)
-            }),
-            timeouts: over(
-                section.and_then(|section| section.section("timeouts")),
-                general,
-            ),
-        });
-    }
-    clusters.sort_by(|one, other| one.name.cmp(&other.name));
-    clusters
-}
-
-fn endpoints(cluster: &Section, findings: &mut Findings) -> Vec<Endpoint> {
-    let mut list: Vec<(Endpoint, Range<usize>)> = Vec::new();
-    if let Some(node) = cluster.get("endpoints")
-        && cluster.list("endpoints").is_empty()
-    {
-        findings.add(&node.span, "a cluster needs at least one endpoint");
-    }
-    for node in cluster.list("endpoints") {
-        let section = node.as_section();
-        let address = match section {
-            Some(section) => section.get("address"),
-            None => Some(node),
-        };
-        let Some(address) = address else { continue };
-        let Some(Ok(target)) = address.as_text().map(Target::parse) else {
-            continue;
-        };
-        if let Some((_, first)) = list.iter().find(|(other, _)| other.target == target) {
-            let message = format!("`{target}` is in this cluster twice");
-            findings.add_pair(&address.span, message, first, "here first");
-        }
-        let text = |key| section.and_then(|section| section.text(key));
-        let whole = |key| section.and_then(|section| section.whole(key));
-        let endpoint = Endpoint {
-            name: text("name").map_or_else(|| target.to_string(), str::to_owned),
-            target,
-            in_flight_max: whole("max_conns")
-                .filter(|n| *n > 0)
-                .and_then(|n| u32::try_from(n).ok()),
-        };
-        list.push((endpoint, address.span.clone()));
-    }
-    list.into_iter().map(|(endpoint, _)| endpoint).collect()
-}
-
-struct Routes<'a> {
-    clusters: &'a [Cluster],
-    has_app: bool,
-    listeners: &'a [Listener],
-    limits: &'a Limits,
-    timeouts: &'a Timeouts,
-    findings: &'a mut Findings,
-}
-
-impl Routes<'_> {
-    fn resolve(mut self, root: &Section) -> Vec<Route> {
-        let mut routes: Vec<Route> = Vec::new();
-        let mut seen: Vec<(String, Range<usize>)> = Vec::new();
-        for node in root.list("route") {
-            let Some(section) = node.as_section() else {
-                continue;
-            };
-            let route = self.route(section);
-            // Expressions are shown as they were written.
-            let conditions = format!("{:?}", route.matcher);
-            match seen.iter().find(|(other, _)| *other == conditions) {
-                Some((_, first)) => {
-                    let message =
-                        "this route has the conditions of an earlier one and would never be taken";
-                    self.findings
-                        .add_pair(&node.span, message, first, "the earlier one");
-                }
-                None => seen.push((conditions, node.span.clone())),
-            }
-            routes.push(route);
-        }
-        let everything = format!("{:?}", Matcher::default());
-        if self.has_app && seen.iter().all(|(conditions, _)| *conditions != everything) {
-            routes.push(Route::to_cluster(APP, self.limits, self.timeouts));
-        }
-        if routes.is_empty() && !root.has("route") {
-            let message = "the file has no `[[route]]` and no `[app]`: nothing would be served";
-            self.findings.add(&(0..0), message);
-        }
-        routes
-    }
-
-    fn route(&mut self, section: &Section) -> Route {
-        let cluster = self.cluster(section);
-        let below = self.clusters.iter().find(|other| other.name == cluster);
-        let below = below.map_or(self.timeouts, |cluster| &cluster.timeouts);
-        let limits = section.section("limits");
-        Route {
-            matcher: self.matcher(section),
-            action: Action::Cluster(cluster),
-            body_bytes: limits
-                .and_then(|limits| limits.size_limit("body"))
-                .unwrap_or(self.limits.body_bytes),
-            timeouts: over(section.section("timeouts"), below),
-        }
-    }
-
-    fn cluster(&mut self, section: &Section) -> String {
-        let Some(node) = section.get("cluster") else {
-            if !self.has_app && !section.has("cluster") {
-                self.findings.add(
-                    &section.span,
-                    "[[route]] needs `cluster`: the name of a `[cluster.NAME]`",
-                );
-            }
-            return APP.to_owned();
-        };
-        let name = node.as_text().unwrap_or_default();
-        let mut names: Vec<&str> = self
-            .clusters
-            .iter()
-            .map(|cluster| cluster.name.as_str())
-            .collect();
-        if self.has_app {
-            names.push(APP);
-        }
-        if !names.contains(&name) {
-            let help = match (nearest(name, names.iter().copied()), names.is_empty()) {
-                (Some(meant), _) => format!("did you mean `{meant}`?"),
-                (None, true) => format!("add `[cluster.{name}]` with `endpoints`"),
-                (None, false) => format!("there is {}", names.join(", ")),
-            };
-            self.findings
-                .add(&node.span, format!("there is no cluster `{name}`; {help}"));
-        }
-        name.to_owned()
-    }
-
-    fn matcher(&mut self, section: &Section) -> Matcher {
-        let mut listeners = Vec::new();
-        for (name, span) in section.texts("listener") {
-            if !self.listeners.iter().any(|listener| listener.name == name) {
-                let names = || self.listeners.iter().map(|listener| listener.name.as_str());
-                let help = match nearest(name, names()) {
-                    Some(meant) => format!("did you mean `{meant}`?"),
-                    None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
-                };
-                self.findings
-                    .add(span, format!("there is no listener `{name}`; {help}"));
-            }
-            listeners.push(name.to_owned());
-        }
-        let hosts = section.texts("host").filter_map(|(text, _)| {
-            let host = values::host(text).ok()?;
-            Some(match host.strip_prefix('*') {
-                Some(below) => HostPattern::Below(below.to_owned()),
-                None => HostPattern::Exact(host),
-            })
-        });
-        Matcher {
-            listeners,
-            hosts: hosts.collect(),
-            path: section
-                .get("path")
-                .and_then(|node| self.path(node))
-                .unwrap_or_default(),
-            methods: section
-                .texts("method")
-                .map(|(text, _)| text.to_owned())
-                .collect(),
-            headers: self.patterns(section, "header"),
-            query: self.patterns(section, "query"),
-        }
-    }
-
-    fn path(&mut self, node: &Node) -> Option<PathPattern> {
-        if let Some(text) = node.as_text() {
-            return Some(PathPattern::Prefix(text.to_owned()));
-        }
-        let section = node.as_section()?;
-        let rule = self.only(
-            section,
-            &["prefix", "starts_with", "exact", "regex"],
-            "path",
-        )?;
-        let text = section.text(rule)?.to_owned();
-        Some(match rule {
-            "prefix" => PathPattern::Prefix(text),
-            "starts_with" => PathPattern::StartsWith(text),
-            "exact" => PathPattern::Exact(text),
-            _ => PathPattern::Regex(regex::bytes::Regex::new(&text).ok()?),
-        })
-    }
-
-    fn patterns(&mut self, section: &Section, key: &'static str) -> Vec<(String, ValuePattern)> {
-        let mut patterns = Vec::new();
-        for (name, span, node) in section.named(key) {
-            if key == "header"
-                && let Err(error) = values::field_name(name)
-            {
-                self.findings.add(span, format!("`header`: {error}"));
-            }
-            if let Some(pattern) = self.pattern(node, key) {
-                patterns.push((name.clone(), pattern));
-            }
-        }
-        patterns
-    }
-
-    fn pattern(&mut self, node: &Node, key: &'static str) -> Option<ValuePattern> {
-        if let Some(text) = node.as_text() {
-            return Some(ValuePattern::Exact(text.to_owned()));
-        }
-        let section = node.as_section()?;
-        match self.only(section, &["exact", "regex", "present"], key)? {
-            "exact" => section
-                .text("exact")
-                .map(|text| ValuePattern::Exact(text.to_owned())),
-            "regex" => regex::bytes::Regex::new(section.text("regex")?)
-                .ok()
-                .map(ValuePattern::Regex),
-            _ if section.flag("present") => Some(ValuePattern::Present),
-            _ => {
-                let message = "`present` can only be `true`; leave it out otherwise";
-                self.findings.add(&node.span, message);
-                None
-            }
-        }
-    }
-
-    /// The one of several keys that a table has.
-    fn only(
-        &mut self,
-        section: &Section,
-        keys: &[&'static str],
-        what: &str,
-    ) -> Option<&'static str> {
-        let given: Vec<&'static str> = keys
-            .iter()
-            .copied()
-            .filter(|key| section.has(key))
-            .collect();
-        match given[..] {
-            [one] => Some(one),
-            [] => {
-                let message = format!("`{what}` needs one of {}", keys.join(", "));
-                self.findings.add(&section.span, message);
-                None
-            }
-            [first, second, ..] => {
-                let (one, other) = (section.key_span(first)?, section.key_span(second)?);
-                let message =
-                    format!("`{what}` has only one rule, not both `{first}` and `{second}`");
-                self.findings.add_pair(
-                    one.max_by_start(other),
-                    message,
-                    one.min_by_start(other),
-                    "the first is here",
-                );
-                None
-            }
-        }
-    }
-}
-
-trait ByStart {
-    fn max_by_start<'a>(&'a self, other: &'a Self) -> &'a Self;
-    fn min_by_start<'a>(&'a self, other: &'a Self) -> &'a Self;
-}
-
-impl ByStart for Range<usize> {
-    fn max_by_start<'a>(&'a self, other: &'a Self) -> &'a Self {
-        if self.start > other.start {
-            self
-        } else {
-            other
-        }
-    }
-
-    fn min_by_start<'a>(&'a self, other: &'a Self) -> &'a Self {
-        if self.start > other.start {
-            other
-        } else {
-            self
+        [first, second, ..] => {
+            let (one, other) = (section.key_span(first)?, section.key_span(second)?);
+            let in_order = one.start < other.start;
+            let (earlier, later) = if in_order { (one, other) } else { (other, one) };
+            let message = format!("`{what}` has only one of `{first}` and `{second}`");
+            findings.add_pair(later, message, earlier, "the first is here");
+            None
         }
     }
 }

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
-    Action, Config, Errors, HostPattern, PathPattern, ValuePattern, read, reference, schema,
+    Action, BalanceKey, Config, Errors, HostPattern, PathPattern, Template, ValuePattern, read,
+    reference, schema,
 };
+use evener_policy::balance::{Measure, Method};
 
 fn parse(text: &str) -> Result<Config, Errors> {
     let variable = |name: &str| (name == "PORT").then(|| "9009".to_owned());
@@ -126,7 +128,7 @@ fn all_errors_are_found_at_once_and_say_what_was_meant() {
         "backlog = \"many\"\n\
          [[listener]]\naddres = \"127.0.0.1:8080\"\n\
          [[route]]\npath = \"api\"\ncluster = \"ap\"\n\
-         [cluster.api]\npolcy = \"least_in_flight\"\nendpoints = [\"127.0.0.1\", 7]\n\
+         [cluster.api]\npolcy = \"ip_hash\"\nendpoints = [\"127.0.0.1\", 7]\n\
          [timeouts]\nconnect = \"10 parsecs\"\n",
     );
     let lines: Vec<&str> = errors.lines().collect();
@@ -174,6 +176,62 @@ fn two_that_do_not_go_together_are_both_shown() {
 }
 
 #[test]
+fn policies() {
+    let base = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\ncluster = \"a\"\n[cluster.a]\n\
+        endpoints = [{ address = \"127.0.0.1:1\", weight = 3 }, { address = \"unix:/b\", backup = true }]\n";
+    let text = |text: &str| BalanceKey::Text(Template::parse(text).unwrap());
+    for (policy, method, key) in [
+        ("\"round_robin\"", Method::RoundRobin, BalanceKey::None),
+        ("{ maglev = \"$arg_a\" }", Method::Maglev, text("$arg_a")),
+        (
+            "{ bounded_load = \"x\", over_percent = 10 }",
+            Method::BoundedLoad { over_percent: 10 },
+            text("x"),
+        ),
+        (
+            "{ least_time = \"last_byte\", in_flight = true }",
+            Method::LeastTime {
+                measure: Measure::LastByte,
+                in_flight: true,
+            },
+            BalanceKey::None,
+        ),
+    ] {
+        let config = good(&format!("{base}policy = {policy}\n"));
+        assert_eq!(
+            (config.clusters[0].method, &config.clusters[0].key),
+            (method, &key),
+            "{policy}"
+        );
+        assert_eq!(config.routes[0].key, key);
+        assert_eq!(config.clusters[0].endpoints[0].weight, 3);
+        assert!(config.clusters[0].endpoints[1].backup);
+    }
+    for (policy, expected) in [
+        ("\"roundrobin\"", "did you mean `round_robin`?"),
+        (
+            "\"ip_hash\"",
+            "evener.toml:6:78: there is no `backup` with this policy; use `priority`\n  evener.toml:7:1: the policy",
+        ),
+        (
+            "{ hash = \"$cokie_a\" }",
+            "evener.toml:7:19: `cluster.a.policy.hash`: there is no variable `$cokie_a`",
+        ),
+        (
+            "{ maglev = \"x\", consistent = true }",
+            "`consistent` goes with `hash`, not with `maglev`",
+        ),
+        (
+            "{ consistent = true }",
+            "`policy` needs one of hash, maglev, bounded_load, least_time",
+        ),
+    ] {
+        let errors = said(&format!("{base}policy = {policy}\n"));
+        assert!(errors.contains(expected), "{policy}\n{errors}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_whole_files() {
     for (text, expected) in [
         ("", "evener.toml:1:1: the file has no `[[listener]]`"),
@@ -196,15 +254,15 @@ fn what_is_wrong_with_whole_files() {
         ),
         (
             "[[route]]\npath = { exact = \"/\", regex = \"x\" }",
-            "`path` has only one rule, not both `exact` and `regex`",
+            "`path` has only one of `exact` and `regex`",
         ),
         (
             "[[route]]\npath = { regex = \"(\" }",
             "is not a regular expression: unclosed group",
         ),
         (
-            "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = { cert = \"a\" }",
-            "evener.toml:3:1: `listener.tls` has no effect yet; leave it out",
+            "[[listener]]\naddress = \"unix:/run/a\"\ntls = { cert = \"a\" }",
+            "evener.toml:3:1: `tls` is for TCP: over a unix socket nobody speaks it",
         ),
         (
             "[response_fields]\nContent-Length = \"3\"",

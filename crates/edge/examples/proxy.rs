@@ -5,7 +5,7 @@
 use std::error::Error;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress, Share,
     TrustedPeers,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => EndpointAddress::Tcp(address.parse()?),
             },
             in_flight_max: 10_000,
+            share: Share::default(),
             page: None,
         });
     }

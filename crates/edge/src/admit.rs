@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{Admission, Endpoint};
+use crate::cluster::{Admission, Endpoint, Marks};
 use crate::connect;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
@@ -11,7 +11,7 @@ use crate::session::{Flow, Phase, Session};
 
 /// Asks the cluster for an endpoint for the session's request.
 pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
-    let waiter = core.waiter(session);
+    let place = core.place(session);
     let exchange = session
         .exchange
         .as_mut()
@@ -20,7 +20,11 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
         exchange.asked_ns = core.now_ns;
     }
     let cluster = exchange.cluster().clone();
-    match cluster.admit(waiter, &mut exchange.picking, core.now_ns) {
+    let marks = Marks {
+        client: exchange.client,
+        key: &exchange.key,
+    };
+    match cluster.admit(place, marks, &mut exchange.picking, core.now_ns) {
         Admission::Granted(endpoint) => granted(session, core, endpoint),
         Admission::Queued => {
             core.waiting += 1;
@@ -51,6 +55,6 @@ pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endp
 pub(crate) fn leave_queue(session: &mut Session, core: &mut Core) {
     core.waiting -= 1;
     if let Some(exchange) = &session.exchange {
-        exchange.cluster().cancel(core.waiter(session));
+        exchange.cluster().cancel(core.place(session));
     }
 }

@@ -18,7 +18,8 @@ use evener_policy::balance::{
 use evener_vitals::{Page, monotonic_ns};
 
 use crate::claims::ClaimSlots;
-use crate::shard::{SessionKey, ShardMessage};
+use crate::shard::{Grant, SessionKey, ShardMessage};
+use crate::variables::ClientBytes;
 
 /// A worker whose loop has not ticked for so long while requests are in flight stands still.
 const STALL_NS: u64 = 25_000_000;
@@ -67,10 +68,36 @@ pub struct EndpointSpec {
     pub name: String,
     /// Where it listens.
     pub address: EndpointAddress,
-    /// The most requests it may have in flight.
+    /// The most requests it may have in flight; 0 is no bound.
     pub in_flight_max: u32,
+    /// Its share of the requests.
+    pub share: Share,
     /// Its vitals page, if it is one of Evener's own workers.
     pub page: Option<Arc<Page>>,
+}
+
+/// When an endpoint gets requests, and how many of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// How many, compared with others; at least 1.
+    pub weight: u32,
+    /// Endpoints of a higher number serve when those of lower ones cannot.
+    pub priority: u32,
+    /// Serves only when no other can.
+    pub backup: bool,
+    /// Switched off.
+    pub down: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share {
+            weight: 1,
+            priority: 0,
+            backup: false,
+            down: false,
+        }
+    }
 }
 
 /// An endpoint as the shards share it.
@@ -155,7 +182,7 @@ pub struct Cluster {
 #[derive(Default)]
 struct State {
     members: Members<Arc<Endpoint>>,
-    /// For picks on behalf of requests that are not at hand.
+    /// For picks that nothing depends on later.
     scratch: Picking,
     waiting: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
@@ -167,11 +194,27 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// A request that waits for a slot, first come first served over all shards.
+/// Where a request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Waiter {
+pub(crate) struct Place {
     pub(crate) shard: usize,
     pub(crate) session: SessionKey,
+}
+
+/// What a request is told apart by, when that matters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Marks<'a> {
+    pub(crate) client: ClientBytes,
+    pub(crate) key: &'a [u8],
+}
+
+/// A request that waits for a slot, first come first served over all shards.
+#[derive(Debug)]
+struct Waiter {
+    place: Place,
+    client: ClientBytes,
+    key: Vec<u8>,
+    picking: Picking,
 }
 
 /// What became of a request for an endpoint.
@@ -239,6 +282,19 @@ impl Cluster {
         &self.name
     }
 
+    /// Changes how an endpoint is chosen.
+    pub fn set_method(&self, method: Method) {
+        let mut state = self.lock();
+        let settings = state.members.settings();
+        if settings.method != method {
+            let settings = Settings {
+                method,
+                ..*settings
+            };
+            state.members.set_settings(settings);
+        }
+    }
+
     /// Changes how many requests may wait.
     pub fn set_queue_length(&self, queue_length: usize) {
         self.queue_length_max.store(queue_length, Relaxed);
@@ -260,7 +316,13 @@ impl Cluster {
             failures: AtomicU64::new(0),
         });
         let mut state = self.lock();
+        let server = endpoint.address.to_string();
         let terms = Terms {
+            server: &server,
+            weight: spec.share.weight,
+            priority: spec.share.priority,
+            backup: spec.share.backup,
+            down: spec.share.down,
             in_flight_max: spec.in_flight_max,
             max_fails: 0,
             ..Terms::default()
@@ -343,17 +405,28 @@ impl Cluster {
     }
 
     /// Finds an endpoint for a request, or a place in the queue.
-    pub(crate) fn admit(&self, waiter: Waiter, picking: &mut Picking, now_ns: u64) -> Admission {
+    pub(crate) fn admit(
+        &self,
+        place: Place,
+        marks: Marks<'_>,
+        picking: &mut Picking,
+        now_ns: u64,
+    ) -> Admission {
         let mut state = self.lock();
         if state.waiting.is_empty()
-            && let Some(endpoint) = state.pick(picking, now_ns)
+            && let Some(endpoint) = state.pick(marks, picking, now_ns)
         {
             return Admission::Granted(endpoint);
         }
         if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
             return Admission::Refused;
         }
-        state.waiting.push_back(waiter);
+        state.waiting.push_back(Waiter {
+            place,
+            client: marks.client,
+            key: marks.key.to_vec(),
+            picking: std::mem::take(picking),
+        });
         self.serve_waiters(&mut state, now_ns);
         Admission::Queued
     }
@@ -376,9 +449,9 @@ impl Cluster {
 
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
     /// and must be released when it arrives.
-    pub(crate) fn cancel(&self, waiter: Waiter) {
+    pub(crate) fn cancel(&self, place: Place) {
         let mut state = self.lock();
-        state.waiting.retain(|other| *other != waiter);
+        state.waiting.retain(|other| other.place != place);
         self.queued.store(state.waiting.len(), Relaxed);
     }
 
@@ -397,21 +470,21 @@ impl Cluster {
     }
 
     fn serve_waiters(&self, state: &mut State, now_ns: u64) {
-        while let Some(waiter) = state.waiting.front().copied() {
-            let mut picking = std::mem::take(&mut state.scratch);
-            picking.reset();
-            let picked = state.pick(&mut picking, now_ns);
-            state.scratch = picking;
-            let Some(endpoint) = picked else {
+        while let Some(mut waiter) = state.waiting.pop_front() {
+            let marks = Marks {
+                client: waiter.client,
+                key: &waiter.key,
+            };
+            let Some(endpoint) = state.pick(marks, &mut waiter.picking, now_ns) else {
+                state.waiting.push_front(waiter);
                 break;
             };
-            state.waiting.pop_front();
-            state.shards[waiter.shard].post(ShardMessage::Granted {
-                session: waiter.session,
+            state.shards[waiter.place.shard].post(ShardMessage::Granted(Grant {
+                session: waiter.place.session,
                 cluster: self.own.clone(),
                 endpoint,
-                picked_ns: now_ns,
-            });
+                picking: waiter.picking,
+            }));
         }
         self.queued.store(state.waiting.len(), Relaxed);
     }
@@ -422,8 +495,17 @@ impl Cluster {
 }
 
 impl State {
-    fn pick(&mut self, picking: &mut Picking, now_ns: u64) -> Option<Arc<Endpoint>> {
-        let request = Request::at(now_ns);
+    fn pick(
+        &mut self,
+        marks: Marks<'_>,
+        picking: &mut Picking,
+        now_ns: u64,
+    ) -> Option<Arc<Endpoint>> {
+        let request = Request {
+            client: marks.client.as_slice(),
+            key: marks.key,
+            ..Request::at(now_ns)
+        };
         let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
         match self.members.pick(&request, picking, reluctance) {
             Pick::Chosen(index) => Some(self.members.at(index).key.clone()),

@@ -11,7 +11,7 @@ use evener_telemetry::ShardTelemetry;
 use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
 
-use crate::cluster::{Cluster, EndpointId, Waiter};
+use crate::cluster::{Cluster, EndpointId, Place};
 use crate::config::EdgeConfig;
 use crate::pool::{Pools, Upstream};
 use crate::route::{ListenerNames, RouteTable};
@@ -147,8 +147,8 @@ impl Core {
     }
 
     /// This session in the cluster's queue.
-    pub(crate) fn waiter(&self, session: &Session) -> Waiter {
-        Waiter {
+    pub(crate) fn place(&self, session: &Session) -> Place {
+        Place {
             shard: self.shard,
             session: session.key,
         }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::mem::take;
 
+use evener_config::BalanceKey;
 use evener_http1::{
     FieldName, Framing, HeadScan, Method, RequestHead, list_items, parse_request, scan_head, write,
 };
@@ -16,6 +17,7 @@ use crate::head::{self, Origin};
 use crate::respond;
 use crate::route::Asked;
 use crate::session::{Flow, LogLine, Session};
+use crate::variables::{ClientBytes, Facts};
 
 /// What a client is told that speaks clear text to a listener of TLS.
 const PLAIN_TO_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -125,6 +127,7 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
 fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHead) -> Parsed {
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
+    let id = core.next_request_id();
     let asked = Asked {
         listener: session.listener,
         bytes,
@@ -132,9 +135,19 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         fields: &core.fields,
     };
     exchange.route = core.routes.find(&asked).cloned();
+    let facts = Facts {
+        asked,
+        peer: session.peer,
+        trusted: &core.config.trusted,
+        request_id: &id,
+    };
+    match exchange.route.as_ref().map(|route| &route.key) {
+        None | Some(BalanceKey::None) => {}
+        Some(BalanceKey::Client) => exchange.client = ClientBytes::of(facts.client()),
+        Some(BalanceKey::Text(template)) => facts.fill(template, &mut exchange.key),
+    }
     exchange.wants_json = prefers_json(bytes, core);
     core.telemetry.request_started();
-    let id = core.next_request_id();
     core.buffers.furnish(&mut exchange.outgoing);
     let origin = Origin {
         peer: session.peer,

@@ -93,15 +93,7 @@ fn forwarding_fields(
     let has = |name| believed && fields.first(name).is_some();
     out.extend_from_slice(b"X-Forwarded-For: ");
     let chain_start = out.len();
-    if believed {
-        push_vouched_chain(out, bytes, fields, origin.trusted);
-    }
-    if let Peer::Tcp(address) = origin.peer {
-        if out.len() > chain_start {
-            out.extend_from_slice(b", ");
-        }
-        push_ip(out, address.ip());
-    }
+    forwarded_for(out, bytes, fields, origin.peer, origin.trusted);
     let chain_end = out.len();
     out.extend_from_slice(b"\r\nX-Real-IP: ");
     let first_end = out[chain_start..chain_end]
@@ -122,27 +114,68 @@ fn forwarding_fields(
     }
 }
 
-/// The trusted tail of the chain and the one address before it, which is the client's.
-fn push_vouched_chain(out: &mut Vec<u8>, bytes: &[u8], fields: &Fields, trusted: &TrustedPeers) {
-    let chain = || {
-        fields
-            .iter()
-            .filter(|field| field.known == FieldName::XForwardedFor)
-            .flat_map(|field| list_items(field.value.of(bytes)))
+/// Appends the chain of addresses as it is sent on: what trusted peers vouch for, and the peer.
+pub(crate) fn forwarded_for(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    fields: &Fields,
+    peer: Peer,
+    trusted: &TrustedPeers,
+) {
+    let start = out.len();
+    let own = match peer {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix => None,
     };
+    if trusted.believes(own) {
+        push_vouched_chain(out, bytes, fields, trusted);
+    }
+    if let Some(ip) = own {
+        if out.len() > start {
+            out.extend_from_slice(b", ");
+        }
+        push_ip(out, ip);
+    }
+}
+
+/// The first address that trusted peers vouch for, if they name any.
+pub(crate) fn vouched_client<'a>(
+    bytes: &'a [u8],
+    fields: &'a Fields,
+    trusted: &TrustedPeers,
+) -> Option<&'a [u8]> {
+    let start = vouched_from(bytes, fields, trusted);
+    chain(bytes, fields).nth(start)
+}
+
+/// The addresses that a request says it was forwarded for.
+fn chain<'a>(bytes: &'a [u8], fields: &'a Fields) -> impl Iterator<Item = &'a [u8]> {
+    fields
+        .iter()
+        .filter(|field| field.known == FieldName::XForwardedFor)
+        .flat_map(|field| list_items(field.value.of(bytes)))
+}
+
+/// Where the trusted tail of the chain, with the one address before it, which is the client's,
+/// begins.
+fn vouched_from(bytes: &[u8], fields: &Fields, trusted: &TrustedPeers) -> usize {
     let address = |item: &[u8]| std::str::from_utf8(item).ok()?.parse::<IpAddr>().ok();
-    let count = chain().count();
-    let untrusted_at = (0..count).rev().find(|index| {
-        let ip = chain().nth(*index).and_then(address);
-        !ip.is_some_and(|ip| trusted.believes(Some(ip)))
-    });
+    let at = |index| chain(bytes, fields).nth(index).and_then(address);
+    let count = chain(bytes, fields).count();
+    let untrusted_at = (0..count)
+        .rev()
+        .find(|index| !at(*index).is_some_and(|ip| trusted.believes(Some(ip))));
     // An item that is no address says nothing; the chain begins after it.
-    let start = match untrusted_at {
-        Some(index) if chain().nth(index).and_then(address).is_some() => index,
+    match untrusted_at {
+        Some(index) if at(index).is_some() => index,
         Some(index) => index + 1,
         None => 0,
-    };
-    for (index, item) in chain().enumerate().skip(start) {
+    }
+}
+
+fn push_vouched_chain(out: &mut Vec<u8>, bytes: &[u8], fields: &Fields, trusted: &TrustedPeers) {
+    let start = vouched_from(bytes, fields, trusted);
+    for (index, item) in chain(bytes, fields).enumerate().skip(start) {
         if index > start {
             out.extend_from_slice(b", ");
         }

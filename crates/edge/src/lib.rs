@@ -31,9 +31,10 @@ mod session;
 mod shard;
 mod start;
 mod tunnel;
+mod variables;
 
 pub use cluster::{
-    Cluster, ClusterSnapshot, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec,
+    Cluster, ClusterSnapshot, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec, Share,
 };
 pub use config::{
     EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,

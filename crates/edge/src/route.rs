@@ -9,19 +9,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use evener_config::{Action, HostPattern, Matcher, PathPattern, Route, Timeouts, ValuePattern};
+use evener_config::{
+    Action, BalanceKey, HostPattern, Matcher, PathPattern, Route, Timeouts, ValuePattern,
+};
 use evener_http1::{Fields, RequestHead, TargetForm};
 
 use crate::cluster::Cluster;
+
+/// Routes, the most specific first.
+type Routes = Vec<Arc<ActiveRoute>>;
 
 /// The routes of one shard. Each shard makes its own, so that counting who uses a route, and the
 /// memory that expressions work in, is no business between shards.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    exact: HashMap<Box<[u8]>, Vec<Arc<ActiveRoute>>>,
+    exact: HashMap<Box<[u8]>, Routes>,
     /// By what a host ends in, longest first.
-    below: Vec<(Box<[u8]>, Vec<Arc<ActiveRoute>>)>,
-    any: Vec<Arc<ActiveRoute>>,
+    below: Vec<(Box<[u8]>, Routes)>,
+    any: Routes,
     /// The host in small letters, and the path in its normal form, when they did not come so.
     host: Vec<u8>,
     path: Vec<u8>,
@@ -33,6 +38,8 @@ pub(crate) struct ActiveRoute {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) body_bytes: Option<u64>,
     pub(crate) timeouts: Timeouts,
+    /// What the cluster's method tells requests apart by.
+    pub(crate) key: BalanceKey,
     conditions: Conditions,
 }
 
@@ -76,6 +83,7 @@ impl RouteTable {
                 cluster: cluster.clone(),
                 body_bytes: route.body_bytes,
                 timeouts: route.timeouts.clone(),
+                key: route.key.clone(),
                 conditions: Conditions::new(&route.matcher, listeners),
             });
             table.insert(&route.matcher.hosts, &active);
@@ -227,6 +235,14 @@ pub(crate) fn arguments(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
             Some(at) => (&item[..at], &item[at + 1..]),
             None => (item, &b""[..]),
         })
+}
+
+/// Appends the host that a request is for, as [`Variable::Host`] has it.
+///
+/// [`Variable::Host`]: evener_config::Variable::Host
+pub(crate) fn push_host(asked: &Asked<'_>, out: &mut Vec<u8>) {
+    let mut scratch = Vec::new();
+    out.extend_from_slice(normal_host(asked, &mut scratch));
 }
 
 /// The host that a request is for, without port and final dot, in small letters.

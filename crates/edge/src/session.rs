@@ -15,6 +15,7 @@ use crate::head::ResponseTerms;
 use crate::pool::Upstream;
 use crate::route::ActiveRoute;
 use crate::shard::SessionKey;
+use crate::variables::ClientBytes;
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +153,10 @@ pub(crate) struct Exchange {
     /// The endpoint that answered, once its slot is given back.
     pub(crate) answered_by: Option<Arc<Endpoint>>,
     pub(crate) upstream: Option<Upstream>,
+    /// The client, if the cluster's method asks for it.
+    pub(crate) client: ClientBytes,
+    /// The text that the cluster's method tells requests apart by.
+    pub(crate) key: Vec<u8>,
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
     pub(crate) attempts: u32,
@@ -220,6 +225,8 @@ impl Exchange {
         self.endpoint = None;
         self.answered_by = None;
         self.upstream = None;
+        self.client = ClientBytes::default();
+        self.key.clear();
         self.picking.reset();
         self.attempts = 0;
         self.asked_ns = 0;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use evener_net::{BoundListener, Listener, Mailbox, TimerKey, Timers};
+use evener_policy::balance::Picking;
 use evener_vitals::monotonic_ns;
 use mio::event::Event;
 use mio::{Events, Poll, Token};
@@ -47,12 +48,7 @@ pub(crate) struct SessionKey {
 #[derive(Debug)]
 pub(crate) enum ShardMessage {
     /// A queued request has a slot.
-    Granted {
-        session: SessionKey,
-        cluster: Weak<Cluster>,
-        endpoint: Arc<Endpoint>,
-        picked_ns: u64,
-    },
+    Granted(Grant),
     /// An endpoint takes no more requests: its idle connections are of no use.
     EndpointDrained(EndpointId),
     /// An endpoint is gone: requests on it have failed.
@@ -73,6 +69,16 @@ pub(crate) enum ShardMessage {
     Drain,
     /// Cut everything and end.
     Stop,
+}
+
+/// A slot for a request that waited.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) session: SessionKey,
+    /// For giving the slot back, if the request is gone.
+    pub(crate) cluster: Weak<Cluster>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) picking: Picking,
 }
 
 /// The connections of a shard.
@@ -283,12 +289,7 @@ impl Shard {
     fn read_mail(&mut self) {
         while let Some(message) = self.mailbox.take() {
             match message {
-                ShardMessage::Granted {
-                    session,
-                    cluster,
-                    endpoint,
-                    picked_ns,
-                } => self.grant(session, &cluster, endpoint, picked_ns),
+                ShardMessage::Granted(grant) => self.grant(grant),
                 ShardMessage::EndpointDrained(id) => {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
@@ -336,28 +337,28 @@ impl Shard {
         self.arm_accepted();
     }
 
-    fn grant(
-        &mut self,
-        key: SessionKey,
-        cluster: &Weak<Cluster>,
-        endpoint: Arc<Endpoint>,
-        picked_ns: u64,
-    ) {
+    fn grant(&mut self, grant: Grant) {
+        let key = grant.session;
         let waiting = self
             .sessions
             .by_key(key)
-            .filter(|session| session.phase == Phase::Waiting && session.exchange.is_some());
-        let Some(session) = waiting else {
+            .filter(|session| session.phase == Phase::Waiting);
+        let Some((session, exchange)) =
+            waiting.and_then(|session| Some((session.key, session.exchange.as_mut()?)))
+        else {
             // It gave up in the meantime.
-            if let Some(cluster) = cluster.upgrade() {
-                cluster.release(&endpoint, picked_ns, self.core.now_ns);
+            if let Some(cluster) = grant.cluster.upgrade() {
+                let picked_ns = grant.picking.picked_ns();
+                cluster.release(&grant.endpoint, picked_ns, self.core.now_ns);
             }
             return;
         };
         self.core.waiting -= 1;
-        if let Some(exchange) = session.exchange.as_mut() {
-            exchange.picking.note_picked(endpoint.id.0, picked_ns);
-        }
+        exchange.picking = grant.picking;
+        let Some(session) = self.sessions.by_key(session) else {
+            return;
+        };
+        let endpoint = grant.endpoint;
         let flow = match admit::granted(session, &mut self.core, endpoint) {
             Flow::Continue => step_through(session, &mut self.core),
             flow => flow,

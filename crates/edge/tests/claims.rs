@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress, Share,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 use evener_vitals::{Page, Preface, monotonic_ns};
@@ -91,6 +91,7 @@ fn pair(name: &str) -> (Edge, SocketAddr, [Worker; 2]) {
             name: format!("worker {index}"),
             address: EndpointAddress::Unix(path),
             in_flight_max: 100,
+            share: Share::default(),
             page: Some(page.clone()),
         });
         Worker { page, listener }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress, Share,
 };
 use evener_http1::{
     BodyDecoder, Fields, Framing, HeadLimits, parse_request, parse_response, write,
@@ -246,6 +246,7 @@ fn every_framing_survives_every_fragmentation() {
             name: format!("origin {index}"),
             address: EndpointAddress::Tcp(origin(index + 1)),
             in_flight_max: 3,
+            share: Share::default(),
             page: None,
         });
     }

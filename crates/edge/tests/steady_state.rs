@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress, Share,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 
@@ -70,6 +70,7 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
             name: address.to_string(),
             address: EndpointAddress::Tcp(*address),
             in_flight_max: 1000,
+            share: Share::default(),
             page: None,
         });
     }

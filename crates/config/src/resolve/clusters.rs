@@ -1,0 +1,192 @@
+//! `[cluster.NAME]`: how endpoints are chosen, and who they are.
+
+use std::ops::Range;
+
+use evener_policy::balance::{Measure, Method};
+
+use super::{APP, only, over};
+use crate::error::Findings;
+use crate::model::{BalanceKey, Cluster, Endpoint, Limits, Timeouts};
+use crate::template::Template;
+use crate::typed::Section;
+use crate::values::{self, Target};
+
+/// The clusters of the file, by name.
+pub(super) fn clusters(
+    root: &Section,
+    limits: &Limits,
+    general: &Timeouts,
+    findings: &mut Findings,
+) -> Vec<Cluster> {
+    let mut clusters = Vec::new();
+    for (name, span, node) in root.named("cluster") {
+        if let Err(error) = values::name(name) {
+            findings.add(span, format!("`cluster.{name}`: {error}"));
+        }
+        if name == APP
+            && let Some(app) = root.key_span("app")
+        {
+            let message = "`app` is the cluster of `[app]`; give this one another name";
+            findings.add_pair(span, message, app, "`[app]` is here");
+        }
+        // A cluster that was wrong is still one that routes may name.
+        let section = node.as_section();
+        let of = |key| section.and_then(|section| section.whole(key));
+        let (method, key) = section
+            .map(|section| policy(section, findings))
+            .unwrap_or_default();
+        clusters.push(Cluster {
+            name: name.clone(),
+            method,
+            key,
+            endpoints: section
+                .map(|section| endpoints(section, method, findings))
+                .unwrap_or_default(),
+            queue_length: of("queue").map_or(limits.queue_length, |n| {
+                usize::try_from(n).unwrap_or(usize::MAX)
+            }),
+            timeouts: over(
+                section.and_then(|section| section.section("timeouts")),
+                general,
+            ),
+        });
+    }
+    clusters.sort_by(|one, other| one.name.cmp(&other.name));
+    clusters
+}
+
+/// How a cluster chooses, and by what it tells requests apart.
+fn policy(cluster: &Section, findings: &mut Findings) -> (Method, BalanceKey) {
+    let usual = (Method::RoundRobin, BalanceKey::None);
+    let Some(node) = cluster.get("policy") else {
+        return usual;
+    };
+    let Some(section) = node.as_section() else {
+        return match node.as_text().unwrap_or_default() {
+            "least_conn" => (Method::LeastConn, BalanceKey::None),
+            "ip_hash" => (Method::IpHash, BalanceKey::Client),
+            "random" => (Method::Random, BalanceKey::None),
+            "random_two" => (Method::RandomTwo, BalanceKey::None),
+            "least_in_flight" => (Method::LeastInFlight, BalanceKey::None),
+            "power_of_two" => (Method::PowerOfTwo, BalanceKey::None),
+            "peak_ewma" => (Method::PeakEwma, BalanceKey::None),
+            "first_fit" => (Method::FirstFit, BalanceKey::None),
+            "least_time" => (least_time("header", false), BalanceKey::None),
+            _ => usual,
+        };
+    };
+    let kinds = ["hash", "maglev", "bounded_load", "least_time"];
+    let Some(kind) = only(section, &kinds, "policy", findings) else {
+        return usual;
+    };
+    for (key, with) in [
+        ("consistent", "hash"),
+        ("over_percent", "bounded_load"),
+        ("in_flight", "least_time"),
+    ] {
+        if let (Some(span), true) = (section.key_span(key), kind != with) {
+            findings.add(
+                span,
+                format!("`{key}` goes with `{with}`, not with `{kind}`"),
+            );
+        }
+    }
+    let text = section.text(kind).unwrap_or_default();
+    if kind == "least_time" {
+        return (
+            least_time(text, section.flag("in_flight")),
+            BalanceKey::None,
+        );
+    }
+    let key = Template::parse(text).map_or(BalanceKey::None, BalanceKey::Text);
+    let percent = section
+        .whole("over_percent")
+        .and_then(|n| u32::try_from(n).ok());
+    let method = match (kind, section.flag("consistent")) {
+        ("hash", false) => Method::Hash,
+        ("hash", true) => Method::HashConsistent,
+        ("maglev", _) => Method::Maglev,
+        _ => Method::BoundedLoad {
+            over_percent: percent.unwrap_or(25),
+        },
+    };
+    (method, key)
+}
+
+fn least_time(measure: &str, in_flight: bool) -> Method {
+    let measure = match measure {
+        "last_byte" => Measure::LastByte,
+        _ => Measure::Header,
+    };
+    Method::LeastTime { measure, in_flight }
+}
+
+fn endpoints(cluster: &Section, method: Method, findings: &mut Findings) -> Vec<Endpoint> {
+    let mut list: Vec<(Endpoint, Range<usize>)> = Vec::new();
+    if let Some(node) = cluster.get("endpoints")
+        && cluster.list("endpoints").is_empty()
+    {
+        findings.add(&node.span, "a cluster needs at least one endpoint");
+    }
+    for node in cluster.list("endpoints") {
+        let section = node.as_section();
+        let address = match section {
+            Some(section) => section.get("address"),
+            None => Some(node),
+        };
+        let Some(address) = address else { continue };
+        let Some(Ok(target)) = address.as_text().map(Target::parse) else {
+            continue;
+        };
+        if let Some((_, first)) = list.iter().find(|(other, _)| other.target == target) {
+            let message = format!("`{target}` is in this cluster twice");
+            findings.add_pair(&address.span, message, first, "here first");
+        }
+        if let Some(section) = section {
+            refuse_backup(cluster, section, method, findings);
+        }
+        list.push((endpoint(section, target), address.span.clone()));
+    }
+    if !list.is_empty()
+        && list.iter().all(|(endpoint, _)| endpoint.backup)
+        && let Some(node) = cluster.get("endpoints")
+    {
+        findings.add(&node.span, "a cluster needs an endpoint that is no backup");
+    }
+    list.into_iter().map(|(endpoint, _)| endpoint).collect()
+}
+
+fn endpoint(section: Option<&Section>, target: Target) -> Endpoint {
+    let text = |key| section.and_then(|section| section.text(key));
+    let flag = |key| section.is_some_and(|section| section.flag(key));
+    let whole = |key| {
+        let number = section.and_then(|section| section.whole(key));
+        number.and_then(|number| u32::try_from(number).ok())
+    };
+    Endpoint {
+        name: text("name").map_or_else(|| target.to_string(), str::to_owned),
+        weight: whole("weight").unwrap_or(1),
+        priority: whole("priority").unwrap_or(0),
+        backup: flag("backup"),
+        down: flag("down"),
+        in_flight_max: whole("max_conns").filter(|most| *most > 0),
+        target,
+    }
+}
+
+/// nginx refuses backups where requests are bound to endpoints or drawn.
+fn refuse_backup(cluster: &Section, section: &Section, method: Method, findings: &mut Findings) {
+    let without = matches!(
+        method,
+        Method::IpHash | Method::Hash | Method::HashConsistent | Method::Random | Method::RandomTwo
+    );
+    if let (true, true, Some(own), Some(policy)) = (
+        without,
+        section.flag("backup"),
+        section.key_span("backup"),
+        cluster.key_span("policy"),
+    ) {
+        let message = "there is no `backup` with this policy; use `priority`";
+        findings.add_pair(own, message, policy, "the policy");
+    }
+}

@@ -1,0 +1,201 @@
+//! `[[route]]`: which requests, and what becomes of them.
+
+use std::ops::Range;
+
+use super::{APP, only, over};
+use crate::error::Findings;
+use crate::model::{
+    Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Route, Timeouts,
+    ValuePattern,
+};
+use crate::near::nearest;
+use crate::typed::{Node, Section};
+use crate::values;
+
+/// What routes are resolved against.
+pub(super) struct Routes<'a> {
+    pub(super) clusters: &'a [Cluster],
+    pub(super) has_app: bool,
+    pub(super) listeners: &'a [Listener],
+    pub(super) limits: &'a Limits,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) findings: &'a mut Findings,
+}
+
+impl Routes<'_> {
+    /// The routes of the file, in its order.
+    pub(super) fn resolve(mut self, root: &Section) -> Vec<Route> {
+        let mut routes: Vec<Route> = Vec::new();
+        let mut seen: Vec<(String, Range<usize>)> = Vec::new();
+        for node in root.list("route") {
+            let Some(section) = node.as_section() else {
+                continue;
+            };
+            let route = self.route(section);
+            // Expressions are shown as they were written.
+            let conditions = format!("{:?}", route.matcher);
+            match seen.iter().find(|(other, _)| *other == conditions) {
+                Some((_, first)) => {
+                    let message =
+                        "this route has the conditions of an earlier one and would never be taken";
+                    self.findings
+                        .add_pair(&node.span, message, first, "the earlier one");
+                }
+                None => seen.push((conditions, node.span.clone())),
+            }
+            routes.push(route);
+        }
+        let everything = format!("{:?}", Matcher::default());
+        if self.has_app && seen.iter().all(|(conditions, _)| *conditions != everything) {
+            routes.push(Route::to_cluster(APP, self.limits, self.timeouts));
+        }
+        if routes.is_empty() && !root.has("route") {
+            let message = "the file has no `[[route]]` and no `[app]`: nothing would be served";
+            self.findings.add(&(0..0), message);
+        }
+        routes
+    }
+
+    fn route(&mut self, section: &Section) -> Route {
+        let cluster = self.cluster(section);
+        let goes_to = self.clusters.iter().find(|other| other.name == cluster);
+        let below = goes_to.map_or(self.timeouts, |cluster| &cluster.timeouts);
+        let key = goes_to
+            .map(|cluster| cluster.key.clone())
+            .unwrap_or_default();
+        let limits = section.section("limits");
+        Route {
+            matcher: self.matcher(section),
+            action: Action::Cluster(cluster),
+            body_bytes: limits
+                .and_then(|limits| limits.size_limit("body"))
+                .unwrap_or(self.limits.body_bytes),
+            timeouts: over(section.section("timeouts"), below),
+            key,
+        }
+    }
+
+    fn cluster(&mut self, section: &Section) -> String {
+        let Some(node) = section.get("cluster") else {
+            if !self.has_app && !section.has("cluster") {
+                self.findings.add(
+                    &section.span,
+                    "[[route]] needs `cluster`: the name of a `[cluster.NAME]`",
+                );
+            }
+            return APP.to_owned();
+        };
+        let name = node.as_text().unwrap_or_default();
+        let mut names: Vec<&str> = self
+            .clusters
+            .iter()
+            .map(|cluster| cluster.name.as_str())
+            .collect();
+        if self.has_app {
+            names.push(APP);
+        }
+        if !names.contains(&name) {
+            let help = match (nearest(name, names.iter().copied()), names.is_empty()) {
+                (Some(meant), _) => format!("did you mean `{meant}`?"),
+                (None, true) => format!("add `[cluster.{name}]` with `endpoints`"),
+                (None, false) => format!("there is {}", names.join(", ")),
+            };
+            self.findings
+                .add(&node.span, format!("there is no cluster `{name}`; {help}"));
+        }
+        name.to_owned()
+    }
+
+    fn matcher(&mut self, section: &Section) -> Matcher {
+        let mut listeners = Vec::new();
+        for (name, span) in section.texts("listener") {
+            if !self.listeners.iter().any(|listener| listener.name == name) {
+                let names = || self.listeners.iter().map(|listener| listener.name.as_str());
+                let help = match nearest(name, names()) {
+                    Some(meant) => format!("did you mean `{meant}`?"),
+                    None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
+                };
+                self.findings
+                    .add(span, format!("there is no listener `{name}`; {help}"));
+            }
+            listeners.push(name.to_owned());
+        }
+        let hosts = section.texts("host").filter_map(|(text, _)| {
+            let host = values::host(text).ok()?;
+            Some(match host.strip_prefix('*') {
+                Some(below) => HostPattern::Below(below.to_owned()),
+                None => HostPattern::Exact(host),
+            })
+        });
+        Matcher {
+            listeners,
+            hosts: hosts.collect(),
+            path: section
+                .get("path")
+                .and_then(|node| self.path(node))
+                .unwrap_or_default(),
+            methods: section
+                .texts("method")
+                .map(|(text, _)| text.to_owned())
+                .collect(),
+            headers: self.patterns(section, "header"),
+            query: self.patterns(section, "query"),
+        }
+    }
+
+    fn path(&mut self, node: &Node) -> Option<PathPattern> {
+        if let Some(text) = node.as_text() {
+            return Some(PathPattern::Prefix(text.to_owned()));
+        }
+        let section = node.as_section()?;
+        let rule = only(
+            section,
+            &["prefix", "starts_with", "exact", "regex"],
+            "path",
+            self.findings,
+        )?;
+        let text = section.text(rule)?.to_owned();
+        Some(match rule {
+            "prefix" => PathPattern::Prefix(text),
+            "starts_with" => PathPattern::StartsWith(text),
+            "exact" => PathPattern::Exact(text),
+            _ => PathPattern::Regex(regex::bytes::Regex::new(&text).ok()?),
+        })
+    }
+
+    fn patterns(&mut self, section: &Section, key: &'static str) -> Vec<(String, ValuePattern)> {
+        let mut patterns = Vec::new();
+        for (name, span, node) in section.named(key) {
+            if key == "header"
+                && let Err(error) = values::field_name(name)
+            {
+                self.findings.add(span, format!("`header`: {error}"));
+            }
+            if let Some(pattern) = self.pattern(node, key) {
+                patterns.push((name.clone(), pattern));
+            }
+        }
+        patterns
+    }
+
+    fn pattern(&mut self, node: &Node, key: &'static str) -> Option<ValuePattern> {
+        if let Some(text) = node.as_text() {
+            return Some(ValuePattern::Exact(text.to_owned()));
+        }
+        let section = node.as_section()?;
+        match only(section, &["exact", "regex", "present"], key, self.findings)? {
+            "exact" => section
+                .text("exact")
+                .map(|text| ValuePattern::Exact(text.to_owned())),
+            "regex" => regex::bytes::Regex::new(section.text("regex")?)
+                .ok()
+                .map(ValuePattern::Regex),
+            _ if section.flag("present") => Some(ValuePattern::Present),
+            _ => {
+                let message = "`present` can only be `true`; leave it out otherwise";
+                self.findings.add(&node.span, message);
+                None
+            }
+        }
+    }
+}
