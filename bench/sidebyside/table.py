@@ -72,11 +72,7 @@ def rows(results: Results, case: str, variant: str) -> list[list[str]]:
 
 def errors(results: Results, case: str, variant: str, peer: str) -> str:
     """All failures of a peer in a variant, by kind."""
-    kinds: dict[str, int] = {}
-    for sample in results.samples:
-        if (sample.case, sample.variant, sample.peer) == (case, variant, peer):
-            for kind, count in sample.failures.items():
-                kinds[kind] = kinds.get(kind, 0) + count
+    kinds = results.failures(case, variant, peer)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "0"
 
 
