@@ -60,7 +60,7 @@ def main() -> int:
         _system_packages({**APT, **PINGORA_NEEDS})
         _python_packages()
         for built in PROGRAMS:
-            _build(built)
+            build(built)
     names = [*APT, *PYTHON_PROGRAMS, "origin", *(built.name for built in PROGRAMS)]
     missing = [name for name in names if program(name) is None]
     print(f"bench: {len(names) - len(missing)} of {len(names)} programs are there")
@@ -105,7 +105,8 @@ def _python_packages() -> None:
     _run("pip install the shop's", [*pip, "--requirement", str(REQUIREMENTS[1])])
 
 
-def _build(built: Built) -> None:
+def build(built: Built) -> None:
+    """Builds a program, or says why it cannot be built."""
     if shutil.which("cargo") is None:
         print(f"bench: skipped: {built.name}: there is no cargo", file=sys.stderr)
         return
