@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from sidebyside import table
 from sidebyside.cases import CASES
 from sidebyside.load import LoadFailedError
 from sidebyside.machine import machine, versions
-from sidebyside.places import CACHE
+from sidebyside.places import CACHE, RUN
 from sidebyside.proxies import MissingError
 from sidebyside.running import StartFailedError
 from sidebyside.samples import Results, Sitting
@@ -49,6 +50,7 @@ def main() -> int:
         options.peers,
         options.variant,
     )
+    shutil.rmtree(RUN, ignore_errors=True)
     began = time.monotonic()
     for letter in options.case:
         took = time.monotonic() - began
