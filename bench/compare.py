@@ -20,16 +20,7 @@ from pathlib import Path
 
 from sidebyside import table
 from sidebyside.numbers import Spread, verdict
-from sidebyside.samples import Results
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of one variant."""
-
-    case: str
-    variant: str
-    metric: str
+from sidebyside.samples import Results, Row
 
 
 @dataclass(frozen=True)
@@ -130,23 +121,13 @@ def _divided(results: Results, row: Row, peer: str, others: set[str]) -> list[fl
 
 def _counted(before: Results, after: Results, row: Row, peer: str) -> Change | None:
     """Failures: where there were none, one is worse."""
-    old, new = (_sum(results, row, peer) for results in (before, after))
+    old, new = (results.total(row, peer) for results in (before, after))
     if old is None or new is None:
         return None
     word = "same"
     if (old == 0) != (new == 0):
         word = "worse" if new else "better"
     return Change(row, new / old if old else (math.inf if new else 1.0), word)
-
-
-def _sum(results: Results, row: Row, peer: str) -> float | None:
-    """All rounds together; none if it was not measured."""
-    if row.metric == "errors":
-        if peer not in results.peers(row.case, row.variant):
-            return None
-        return float(sum(results.failures(row.case, row.variant, peer).values()))
-    values = results.values(row.case, row.variant, peer, row.metric)
-    return sum(values) if values else None
 
 
 if __name__ == "__main__":

@@ -113,9 +113,9 @@ class Counted:
     def each(self, other: Counted, requests: int) -> Counted:
         """What each of so many more requests cost."""
         return Counted(
-            round((other.instructions - self.instructions) / requests),
-            round((other.system_calls - self.system_calls) / requests, 2),
-            round((other.allocations - self.allocations) / requests, 2),
+            max(0, round((other.instructions - self.instructions) / requests)),
+            max(0.0, round((other.system_calls - self.system_calls) / requests, 2)),
+            max(0.0, round((other.allocations - self.allocations) / requests, 2)),
         )
 
 

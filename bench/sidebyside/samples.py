@@ -23,6 +23,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One number of one variant."""
+
+    case: str
+    variant: str
+    metric: str
+
+
+@dataclass(frozen=True)
 class Sitting:
     """One case measured in one go: on what, of which versions, by which settings."""
 
@@ -100,6 +109,10 @@ class Results:
         found = (s.peer for s in self.samples if (s.case, s.variant) == (case, variant))
         return list(dict.fromkeys(found))
 
+    def rounds(self, case: str, variant: str) -> int:
+        """How many rounds a variant was measured in."""
+        return len({s.round for s in self.samples if (s.case, s.variant) == (case, variant)})
+
     def values(self, case: str, variant: str, peer: str, metric: str) -> list[float]:
         """One number of a peer, round by round."""
         return [
@@ -108,6 +121,15 @@ class Results:
             if (sample.case, sample.variant, sample.peer) == (case, variant, peer)
             and metric in sample.values
         ]
+
+    def total(self, row: Row, peer: str) -> float | None:
+        """Of something counted, all rounds together; none if it was not measured."""
+        if row.metric == "errors":
+            measured = peer in self.peers(row.case, row.variant)
+            kinds = self.failures(row.case, row.variant, peer)
+            return float(sum(kinds.values())) if measured else None
+        values = self.values(row.case, row.variant, peer, row.metric)
+        return sum(values) if values else None
 
     def by_round(self, case: str, variant: str, metric: str) -> dict[int, dict[str, float]]:
         """One number of every peer in every round."""
