@@ -12,6 +12,11 @@ WORKERS ?= 4
 DASHBOARD ?= 8001
 MINUTES ?= 10
 ARGS ?=
+# Of `make bench`; not taken from the environment, where bash has a SECONDS of its own.
+BENCH_FLAGS = $(if $(CASE),--case "$(CASE)") $(if $(PEERS),--peers "$(PEERS)") \
+  $(if $(VARIANT),--variant "$(VARIANT)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+  $(if $(filter command line,$(origin SECONDS)),--seconds $(SECONDS)) $(if $(QUICK),--quick) \
+  $(if $(JSON),--json "$(JSON)") $(if $(ADD),--add)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHON
 # The extension module is built for the Python that runs it.
@@ -50,6 +55,8 @@ lint: $(TOOLS)/.tools ## formatting, clippy, licences, types, and the architectu
 	@echo 'the lock file is up to date' && cargo metadata --locked --format-version 1 >/dev/null
 	cargo fmt --all --check
 	cd fuzz && cargo fmt --check
+	cd bench/load && cargo fmt --check
+	cd bench/peers && cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo xtask check
 	@if cargo deny --version >/dev/null 2>&1; \
@@ -59,18 +66,30 @@ lint: $(TOOLS)/.tools ## formatting, clippy, licences, types, and the architectu
 	$(TOOLS)/bin/ruff check .
 	$(TOOLS)/bin/mypy packaging python
 	cd examples/shop && ../../$(TOOLS)/bin/mypy --config-file ../../pyproject.toml app
-	cd tests && MYPYPATH=../python ../$(TOOLS)/bin/mypy --config-file ../pyproject.toml --explicit-package-bases .
+	cd bench && ../$(TOOLS)/bin/mypy --config-file ../pyproject.toml *.py sidebyside apps
+	cd tests && MYPYPATH=../python:../bench ../$(TOOLS)/bin/mypy --config-file ../pyproject.toml --explicit-package-bases .
 
 .PHONY: format
 format: $(TOOLS)/.tools ## put all code into the house's form
 	cargo fmt --all
 	cd fuzz && cargo fmt
+	cd bench/load && cargo fmt
+	cd bench/peers && cargo fmt --all
 	$(TOOLS)/bin/ruff check --fix --quiet . || true
 	$(TOOLS)/bin/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.evener ## measure against what people would use instead
-	$(VENV)/bin/python bench/run.py $(ARGS)
+bench: $(VENV)/.evener ## measure beside what people would use instead (CASE=a,b PEERS=nginx ROUNDS=5 SECONDS=2 QUICK=1)
+	$(VENV)/bin/python bench/install.py
+	$(VENV)/bin/python bench/run.py $(BENCH_FLAGS) $(ARGS)
+
+.PHONY: bench-report
+bench-report: ## write bench/REPORT.md from bench/report/results.json (filled by make bench JSON=… ADD=1)
+	python3 bench/report.py $(ARGS)
+
+.PHONY: regress
+regress: $(TOOLS)/.evener ## instructions, system calls, allocations of a request, by valgrind (UPDATE=1: new baseline)
+	$(TOOLS)/bin/python bench/regress.py $(if $(UPDATE),--update) $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## fuzz the HTTP parsers (MINUTES=10)

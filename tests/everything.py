@@ -46,23 +46,23 @@ def run(command: list[str]) -> tuple[int, str]:
     return child.returncode, "".join(words)
 
 
-def rust_tests() -> Tally:
-    """The tests of the default members, by nextest where it is installed."""
-    tally = Tally("rust")
+def rust_tests(name: str, *where: str) -> Tally:
+    """The tests of a workspace's default members, by nextest where it is installed."""
+    tally = Tally(name)
     if shutil.which("cargo-nextest"):
-        status, words = run(["cargo", "nextest", "run", "--no-fail-fast", "--status-level", "fail"])
+        flags = ["--no-fail-fast", "--status-level", "fail"]
+        status, words = run(["cargo", "nextest", "run", *where, *flags])
         summary = re.search(r"Summary .*", words)
         counts = summary.group() if summary else ""
     else:
-        status, words = run(
-            ["cargo", "test", "--quiet", "--no-fail-fast", "--lib", "--bins", "--tests"]
-        )
+        kinds = ["--lib", "--bins", "--tests"]
+        status, words = run(["cargo", "test", *where, "--quiet", "--no-fail-fast", *kinds])
         counts = " ".join(re.findall(r"test result: .*", words))
     tally.passed = count(counts, "passed")
     tally.failed = count(counts, "failed") + count(counts, "timed out")
     ignored = count(counts, "ignored") + count(counts, "skipped")
     if ignored:
-        tally.skipped.append(f"{ignored} Rust tests are marked #[ignore]")
+        tally.skipped.append(f"{ignored} tests of {name} are marked #[ignore]")
     if status != 0 and tally.failed == 0:
         tally.failed = 1
     return tally
@@ -98,7 +98,11 @@ def main() -> int:
     """Runs all suites; the exit status is 0 only if each ran and none failed."""
     tools = Path(sys.executable).parent
     os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    tallies = [rust_tests(), black_box_tests(sys.argv[1:])]
+    tallies = [
+        rust_tests("rust"),
+        rust_tests("load generator", "--manifest-path", "bench/load/Cargo.toml"),
+        black_box_tests(sys.argv[1:]),
+    ]
     print()
     for tally in tallies:
         for reason in tally.skipped:

@@ -134,8 +134,8 @@ def test_the_report_names_losses_and_draws(tmp_path: Path) -> None:
     row = results("b", "raw ASGI", CPU, evener=[10, 11, 12], uvicorn=[9, 10, 11], granian=[20] * 3)
     row.write(tmp_path / "results.json")
     done = subprocess.run(
-        [sys.executable, BENCH / "report.py", "--json", tmp_path / "results.json"]
-        + ["--out", tmp_path],
+        [sys.executable, BENCH / "report.py", "--json", "results.json", "--out", "."],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
