@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_listeners_have_routes_of_their_own(serve: Serve, origin: Origins, tmp_p
     front, back = origin("front"), origin("back")
     path = tmp_path / "in.sock"
     served = serve(
-        f'[[listener]]\naddress = "127.0.0.1:PORT"\n[[listener]]\naddress = "unix:{path}"\nname = "in"\n'
+        '[[listener]]\naddress = "127.0.0.1:PORT"\n'
+        + f'[[listener]]\naddress = "unix:{path}"\nname = "in"\n'
         + route("front")
         + route("back", 'listener = "in"')
         + cluster("front", f'"{front.address}"')
@@ -118,8 +120,6 @@ def test_listeners_have_routes_of_their_own(serve: Serve, origin: Origins, tmp_p
 
 def unix_get(path: Path, target: str) -> bytes:
     """One GET over a unix socket, the answer as it came."""
-    import socket
-
     with socket.socket(socket.AF_UNIX) as stream:
         stream.settimeout(10)
         stream.connect(str(path))
@@ -203,8 +203,6 @@ def test_long_lived_connections_survive_a_reload(serve: Serve, origin: Origins) 
 
 def test_listeners_that_stay_keep_their_socket(serve: Serve, origin: Origins) -> None:
     """A new listener is opened, one that is gone is closed, one that stays loses nobody."""
-    import socket
-
     one = origin("one")
     rest = route("a") + cluster("a", f'"{one.address}"')
     served = serve(rest)
@@ -253,6 +251,6 @@ def test_websockets_of_the_application(serve: Serve) -> None:
     served = serve(
         f'[app]\ntarget = "app.main:app"\napp_dir = "{SHOP}"\n', ready_path="/lab/worker", workers=1
     )
-    with connect(served.url("/live/echo", "ws")) as socket:
-        socket.send("hello")
-        assert socket.recv(10) == "hello"
+    with connect(served.url("/live/echo", "ws")) as stream:
+        stream.send("hello")
+        assert stream.recv(10) == "hello"
