@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use evener_admin::{Command as AdminCommand, Order, Receipt};
+use evener_discovery::{Discovery, Found};
 use evener_edge::Edge;
 use evener_supervisor::{Handle, Outcome};
 use evener_telemetry::Log;
@@ -33,6 +34,8 @@ pub(crate) struct Running {
     pub(crate) log: Log,
     pub(crate) signals: Signals,
     pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) discovery: Discovery,
+    pub(crate) found: mpsc::Receiver<Found>,
     pub(crate) changes: Option<Changes>,
     /// The file it works by, if there is one.
     pub(crate) reread: Option<Reread>,
@@ -81,6 +84,7 @@ impl Running {
             tokio::select! {
                 ended = ended => break ended,
                 signal = self.signals.next() => self.handle_signal(signal).await,
+                Some(found) = self.found.recv() => self.program.site.take_found(found),
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
                 _ = looks.tick(), if waiting => {
@@ -164,6 +168,7 @@ impl Running {
             .reconfigure(edge)
             .map_err(|error| error.to_string())?;
         self.program.site.take_on(plan);
+        self.discovery.watch(&config.dns, self.program.site.names());
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
         let waits = reread.left_for_the_next_start(&config);

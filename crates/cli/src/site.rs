@@ -1,10 +1,12 @@
 //! The clusters of a running program: made of a configuration, and brought in line with another
 //! one when it is read again. Endpoints that stay keep what is known about them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use evener_config::values::Target;
 use evener_config::{Config, Endpoint};
+use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
     Share,
@@ -24,6 +26,8 @@ pub(crate) struct Site {
 #[derive(Default)]
 struct State {
     groups: Vec<Group>,
+    /// What names stand for, as far as it is known.
+    found: HashMap<Target, Vec<Address>>,
     next_endpoint: u64,
     leaving: Vec<Leaving>,
 }
@@ -35,8 +39,19 @@ struct Group {
     members: Vec<Member>,
 }
 
+/// An endpoint of the configuration.
 struct Member {
     endpoint: Endpoint,
+    /// Where it is: one address, or as many as its name has.
+    seats: Vec<Seat>,
+}
+
+/// One address of an endpoint.
+#[derive(Clone)]
+struct Seat {
+    address: EndpointAddress,
+    rank: u32,
+    weight: u32,
     id: EndpointId,
 }
 
@@ -119,7 +134,8 @@ impl Site {
                     true
                 }
                 None => {
-                    let ids = group.members.iter().map(|member| member.id).collect();
+                    let seats = group.members.iter().flat_map(|member| &member.seats);
+                    let ids = seats.map(|seat| seat.id).collect();
                     state
                         .leaving
                         .push(Leaving::Cluster(group.cluster.clone(), ids));
@@ -129,6 +145,27 @@ impl Site {
         });
         groups.extend(plan.new);
         state.groups = groups;
+    }
+
+    /// A name has been looked up: endpoints join and leave.
+    pub(crate) fn take_found(&self, found: Found) {
+        let mut state = self.lock();
+        let mut groups = std::mem::take(&mut state.groups);
+        for group in &mut groups {
+            state.reseat(group, &found);
+        }
+        state.groups = groups;
+        state.found.insert(found.target, found.addresses);
+    }
+
+    /// The names that have to be looked up.
+    pub(crate) fn names(&self) -> Vec<Target> {
+        let mut state = self.lock();
+        let members = state.groups.iter().flat_map(|group| &group.members);
+        let targets = members.map(|member| member.endpoint.target.clone());
+        let names: Vec<Target> = targets.filter(|target| address(target).is_none()).collect();
+        state.found.retain(|target, _| names.contains(target));
+        names
     }
 
     /// Lets go of what has finished its last request; called now and then.
@@ -226,38 +263,96 @@ impl State {
             let known = gone.iter().position(|member| member.endpoint == *endpoint);
             let member = match known {
                 Some(index) => gone.remove(index),
-                None => self.join(&group.cluster, endpoint),
+                None => self.member(&group.cluster, endpoint),
             };
             group.members.push(member);
         }
         for member in gone {
-            group.cluster.drain(member.id);
-            self.leaving
-                .push(Leaving::Endpoint(group.cluster.clone(), member.id));
+            for seat in member.seats {
+                self.leave(&group.cluster, seat.id);
+            }
         }
     }
 
-    fn join(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
+    fn member(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
+        let found = self.found.get(&endpoint.target).cloned();
+        let mut member = Member {
+            endpoint: endpoint.clone(),
+            seats: Vec::new(),
+        };
+        match (address(&endpoint.target), found) {
+            (Some(address), _) => self.join(cluster, &mut member, address, 0, 1),
+            (None, found) => {
+                for one in found.unwrap_or_default() {
+                    let address = EndpointAddress::Tcp(one.address);
+                    self.join(cluster, &mut member, address, one.rank, one.weight);
+                }
+            }
+        }
+        member
+    }
+
+    fn join(
+        &mut self,
+        cluster: &Cluster,
+        member: &mut Member,
+        address: EndpointAddress,
+        rank: u32,
+        weight: u32,
+    ) {
+        let endpoint = &member.endpoint;
         let id = EndpointId(FIRST_ENDPOINT + self.next_endpoint);
         self.next_endpoint += 1;
-        if let Some(address) = address(&endpoint.target) {
-            cluster.add(EndpointSpec {
-                id,
-                name: endpoint.name.clone(),
-                address,
-                in_flight_max: endpoint.in_flight_max.unwrap_or(0),
-                share: Share {
-                    weight: endpoint.weight,
-                    priority: endpoint.priority,
-                    backup: endpoint.backup,
-                    down: endpoint.down,
-                },
-                page: None,
-            });
-        }
-        Member {
-            endpoint: endpoint.clone(),
+        // Several addresses of one name are told apart by the address.
+        let name = match endpoint.target {
+            Target::Tcp(_) | Target::Unix(_) => endpoint.name.clone(),
+            Target::Name { .. } | Target::Service(_) => format!("{} {address}", endpoint.name),
+        };
+        cluster.add(EndpointSpec {
             id,
+            name,
+            address: address.clone(),
+            in_flight_max: endpoint.in_flight_max.unwrap_or(0),
+            share: Share {
+                weight: endpoint.weight.saturating_mul(weight),
+                priority: endpoint.priority.saturating_add(rank),
+                backup: endpoint.backup,
+                down: endpoint.down,
+            },
+            page: None,
+        });
+        member.seats.push(Seat {
+            address,
+            rank,
+            weight,
+            id,
+        });
+    }
+
+    fn leave(&mut self, cluster: &Arc<Cluster>, id: EndpointId) {
+        cluster.drain(id);
+        self.leaving.push(Leaving::Endpoint(cluster.clone(), id));
+    }
+
+    /// A name has these addresses now.
+    fn reseat(&mut self, group: &mut Group, found: &Found) {
+        let cluster = group.cluster.clone();
+        let named = group.members.iter_mut();
+        for member in named.filter(|member| member.endpoint.target == found.target) {
+            let mut gone = std::mem::take(&mut member.seats);
+            for one in &found.addresses {
+                let address = EndpointAddress::Tcp(one.address);
+                let stays = |seat: &Seat| {
+                    (&seat.address, seat.rank, seat.weight) == (&address, one.rank, one.weight)
+                };
+                match gone.iter().position(stays) {
+                    Some(index) => member.seats.push(gone.remove(index)),
+                    None => self.join(&cluster, member, address, one.rank, one.weight),
+                }
+            }
+            for seat in gone {
+                self.leave(&cluster, seat.id);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
+use evener_discovery::Discovery;
 use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
 use evener_supervisor::{
     Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
@@ -94,6 +95,8 @@ impl Start {
         let edge =
             Edge::start(config, &telemetry).map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
+        let (mut discovery, found) = Discovery::new(self.config.dns.clone(), log.clone());
+        discovery.watch(&self.config.dns, site.names());
         let workers = match (&self.app, site.app()) {
             (Some(app), Some(cluster)) => Some(supervisor(app, &cluster, &log)?),
             _ => None,
@@ -128,6 +131,8 @@ impl Start {
             log,
             signals,
             orders: received,
+            discovery,
+            found,
             changes,
             reread: self.reread,
             stopping: None,

@@ -23,7 +23,7 @@ pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, Cluster, Config, Endpoint, Flag, HealthPaths, HostPattern,
+    Action, Admin, App, BalanceKey, Cluster, Config, Dns, Endpoint, Flag, HealthPaths, HostPattern,
     Limits, Listener, Log, Matcher, PathPattern, Route, Timeouts, TrustedPeers, ValuePattern,
 };
 pub use near::nearest;

@@ -1,7 +1,7 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use evener_policy::balance::Method;
@@ -36,6 +36,8 @@ pub struct Config {
     pub response_fields: Vec<(String, String)>,
     /// Paths that the edge answers itself.
     pub health: HealthPaths,
+    /// How names of endpoints are looked up.
+    pub dns: Dns,
     /// How the logs look.
     pub log: Log,
     /// Where the admin API is.
@@ -210,6 +212,30 @@ pub struct Flag {
     pub value: Option<String>,
     /// Where it was written, as an offset into the file.
     pub offset: usize,
+}
+
+/// How names of endpoints are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers; the system's when there is none.
+    pub servers: Vec<SocketAddr>,
+    /// An answer holds at least so long, whatever it says.
+    pub ttl_min: Duration,
+    /// An answer holds at most so long.
+    pub ttl_max: Duration,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns {
+            servers: Vec::new(),
+            ttl_min: Duration::from_secs(1),
+            ttl_max: Duration::from_secs(300),
+            timeout: Duration::from_secs(2),
+        }
+    }
 }
 
 /// How the logs look.

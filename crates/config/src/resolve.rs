@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Flag, HealthPaths, Limits, Listener, Log, Timeouts, TrustedPeers,
+    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, Log, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -55,6 +55,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             liveness: root.text("liveness_path").map(str::to_owned),
             readiness: root.text("readiness_path").map(str::to_owned),
         },
+        dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),
         admin: root.section("admin").map(admin).unwrap_or_default(),
         listeners,
@@ -131,6 +132,19 @@ impl Default for Log {
             access: true,
             colors: None,
         }
+    }
+}
+
+fn dns(section: &Section) -> Dns {
+    let usual = Dns::default();
+    let servers = section.texts("servers");
+    Dns {
+        servers: servers
+            .filter_map(|(text, _)| values::name_server(text).ok())
+            .collect(),
+        ttl_min: section.time("ttl_min").unwrap_or(usual.ttl_min),
+        ttl_max: section.time("ttl_max").unwrap_or(usual.ttl_max),
+        timeout: section.time("timeout").unwrap_or(usual.timeout),
     }
 }
 

@@ -175,6 +175,16 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// A name server: an IP address, with a port unless it is 53.
+pub fn name_server(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, 53));
+    }
+    text.parse().map_err(|_| {
+        format!("`{text}` is not the address of a name server: write 10.0.0.2 or 10.0.0.2:53")
+    })
+}
+
 fn unix_path(path: &str) -> Result<PathBuf, String> {
     // The length of `sun_path`, with its final zero.
     if path.is_empty() || path.len() > 107 || path.contains('\0') {

@@ -155,7 +155,7 @@ static ENDPOINT: Table = Table {
             "address",
             Formed(&TARGET),
             Required,
-            "`host:port`, `[::1]:port` or `unix:/path`.",
+            "`host:port`, `[::1]:port`, `unix:/path`, or `srv:NAME` for SRV records. A name stands for one endpoint for each of its addresses; the priorities of SRV records are added to `priority`, their weights are multiplied with `weight`.",
         ),
         key(
             "name",
