@@ -78,8 +78,9 @@ def origin(tmp_path: Path) -> Iterator[Origins]:
     """Starts endpoints; ended when the test ends."""
     running: list[Origin] = []
 
-    def begin(name: str, *, unix: bool = False) -> Origin:
-        started = Origin(name, tmp_path / f"{name}.sock" if unix else None)
+    def begin(name: str, *, unix: bool = False, **more: object) -> Origin:
+        path = tmp_path / f"{name}.sock" if unix else None
+        started = Origin(name, path, **more)  # type: ignore[arg-type]
         running.append(started)
         return started
 

@@ -349,6 +349,7 @@ def main() -> int:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--socket", type=Path)
     where.add_argument("--port", type=int)
+    parser.add_argument("--host", default="127.0.0.1")
     arguments = parser.parse_args()
     if arguments.socket:
         listener = socket.socket(socket.AF_UNIX)
@@ -356,7 +357,7 @@ def main() -> int:
     else:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", arguments.port))
+        listener.bind((arguments.host, arguments.port))
     listener.listen(1024)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:

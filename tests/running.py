@@ -251,17 +251,26 @@ class Served(Evener):
 class Origin:
     """One endpoint that is no worker of ours: `tests/origin.py` on a port or a unix socket."""
 
-    def __init__(self, name: str, path: Path | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path | None = None,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.name = name
+        self.host = host
         self.port = port or free_port()
-        self.address = f"unix:{path}" if path else f"127.0.0.1:{self.port}"
+        self.address = f"unix:{path}" if path else f"{host}:{self.port}"
         self.path = path
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         """Starts the process, if it does not run, and waits until it listens."""
-        where = ["--socket", str(self.path)] if self.path else ["--port", str(self.port)]
+        where = ["--host", self.host, "--port", str(self.port)]
+        if self.path:
+            where = ["--socket", str(self.path)]
         command = [sys.executable, str(ROOT / "tests" / "origin.py"), *where]
         variables = {**os.environ, "ORIGIN_NAME": self.name}
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables)
@@ -271,7 +280,7 @@ class Origin:
         """Whether somebody can connect to it."""
         family = socket.AF_UNIX if self.path else socket.AF_INET
         with socket.socket(family) as probe:
-            where = str(self.path) if self.path else ("127.0.0.1", self.port)
+            where = str(self.path) if self.path else (self.host, self.port)
             return probe.connect_ex(where) == 0
 
     def stop(self) -> None:

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use evener_admin::{Command as AdminCommand, Order, Receipt};
+use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
+use evener_config::Dns;
 use evener_discovery::{Discovery, Found};
 use evener_edge::Edge;
 use evener_supervisor::{Handle, Outcome};
@@ -34,6 +35,7 @@ pub(crate) struct Running {
     pub(crate) log: Log,
     pub(crate) signals: Signals,
     pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) dns: Dns,
     pub(crate) discovery: Discovery,
     pub(crate) found: mpsc::Receiver<Found>,
     pub(crate) changes: Option<Changes>,
@@ -168,7 +170,8 @@ impl Running {
             .reconfigure(edge)
             .map_err(|error| error.to_string())?;
         self.program.site.take_on(plan);
-        self.discovery.watch(&config.dns, self.program.site.names());
+        self.dns = config.dns.clone();
+        self.discovery.watch(&self.dns, self.program.site.names());
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
         let waits = reread.left_for_the_next_start(&config);
@@ -240,6 +243,7 @@ impl Running {
         let answer = match order.command {
             AdminCommand::Reload => self.reload("admin").await,
             AdminCommand::Scale(count) => self.scale(count).await,
+            AdminCommand::Endpoint(order) => self.change_endpoint(&order),
             AdminCommand::Drain => {
                 if self.stopping.is_none() {
                     self.stop("evener drain").await;
@@ -253,6 +257,17 @@ impl Running {
         };
         // The one who asked may have left.
         let _ = order.reply.send(answer);
+    }
+
+    fn change_endpoint(&mut self, order: &EndpointOrder) -> Result<Receipt, String> {
+        let message = self.program.site.change(order)?;
+        let names = self.program.site.names();
+        self.discovery.watch(&self.dns, names);
+        self.log.info(format_args!("admin: {message}"));
+        Ok(Receipt {
+            message,
+            generation: None,
+        })
     }
 
     async fn scale(&self, count: usize) -> Result<Receipt, String> {

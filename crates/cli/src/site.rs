@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use evener_config::values::Target;
-use evener_config::{Config, Endpoint};
+use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
+use evener_config::values::{self, Target};
+use evener_config::{Config, Endpoint, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
@@ -147,6 +148,35 @@ impl Site {
         state.groups = groups;
     }
 
+    /// Changes an endpoint by hand, until the configuration is read again. Says what is done.
+    pub(crate) fn change(&self, order: &EndpointOrder) -> Result<String, String> {
+        let mut state = self.lock();
+        let EndpointOrder {
+            cluster, endpoint, ..
+        } = order;
+        let names = state.groups.iter().map(|group| group.cluster.name());
+        let Some(index) = names.clone().position(|name| name == cluster) else {
+            let help = match nearest(cluster, names.clone()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("there is {}", names.collect::<Vec<_>>().join(", ")),
+            };
+            return Err(format!("there is no cluster `{cluster}`; {help}"));
+        };
+        if cluster == APP {
+            return Err(
+                "the workers of `[app]` come and go by `evener scale` and `evener reload`"
+                    .to_owned(),
+            );
+        }
+        let mut group = state.groups.swap_remove(index);
+        let done = state.change(&mut group, endpoint, &order.change);
+        state.groups.push(group);
+        state
+            .groups
+            .sort_by(|one, other| one.cluster.name().cmp(other.cluster.name()));
+        done
+    }
+
     /// A name has been looked up: endpoints join and leave.
     pub(crate) fn take_found(&self, found: Found) {
         let mut state = self.lock();
@@ -274,6 +304,56 @@ impl State {
         }
     }
 
+    fn change(
+        &mut self,
+        group: &mut Group,
+        name: &str,
+        change: &EndpointChange,
+    ) -> Result<String, String> {
+        let cluster = group.cluster.clone();
+        if let EndpointChange::Add(settings) = change {
+            let endpoint = new_endpoint(name, settings)?;
+            let taken = |member: &Member| {
+                member.endpoint.target == endpoint.target || member.endpoint.name == endpoint.name
+            };
+            if group.members.iter().any(taken) {
+                return Err(format!("`{name}` is in this cluster already"));
+            }
+            let member = self.member(&cluster, &endpoint);
+            group.members.push(member);
+            return Ok(format!("`{name}` takes requests of `{}`", cluster.name()));
+        }
+        let is_meant = |member: &Member| {
+            member.endpoint.name == name || member.endpoint.target.to_string() == name
+        };
+        let Some(index) = group.members.iter().position(is_meant) else {
+            return Err(unknown_endpoint(group, name));
+        };
+        let ids = group.members[index].seats.iter().map(|seat| seat.id);
+        match change {
+            EndpointChange::Remove => {
+                if group.members.len() == 1 {
+                    return Err(format!(
+                        "`{name}` is the last endpoint of `{}`",
+                        cluster.name()
+                    ));
+                }
+                for seat in group.members.remove(index).seats {
+                    self.leave(&cluster, seat.id);
+                }
+                Ok(format!("`{name}` leaves after its last request"))
+            }
+            EndpointChange::Drain => {
+                ids.for_each(|id| cluster.drain(id));
+                Ok(format!("`{name}` gets no new requests"))
+            }
+            _ => {
+                ids.for_each(|id| cluster.restore(id));
+                Ok(format!("`{name}` gets requests again"))
+            }
+        }
+    }
+
     fn member(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
         let found = self.found.get(&endpoint.target).cloned();
         let mut member = Member {
@@ -355,6 +435,40 @@ impl State {
             }
         }
     }
+}
+
+fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, String> {
+    let target = Target::parse(address)?;
+    let name = match &settings.name {
+        Some(name) => values::name(name)?,
+        None => target.to_string(),
+    };
+    Ok(Endpoint {
+        name,
+        target,
+        weight: settings.weight.unwrap_or(1).clamp(1, 65_535),
+        priority: settings.priority,
+        backup: settings.backup,
+        down: settings.down,
+        in_flight_max: Some(settings.max_conns).filter(|most| *most > 0),
+    })
+}
+
+fn unknown_endpoint(group: &Group, name: &str) -> String {
+    let names = || {
+        group
+            .members
+            .iter()
+            .map(|member| member.endpoint.name.as_str())
+    };
+    let help = match nearest(name, names()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    format!(
+        "there is no endpoint `{name}` in `{}`; {help}",
+        group.cluster.name()
+    )
 }
 
 /// Where an endpoint is, unless that has to be looked up.

@@ -131,6 +131,7 @@ impl Start {
             log,
             signals,
             orders: received,
+            dns: self.config.dns.clone(),
             discovery,
             found,
             changes,

@@ -341,6 +341,16 @@ impl Cluster {
         }
     }
 
+    /// Gives a drained endpoint requests again.
+    pub fn restore(&self, id: EndpointId) {
+        let mut state = self.lock();
+        state.members.set_draining(id.0, false);
+        if let Some(member) = state.members.find(id.0) {
+            member.key.retired.store(false, Relaxed);
+        }
+        self.serve_waiters(&mut state, monotonic_ns());
+    }
+
     /// Requests and tunnels that an endpoint has in flight; `None` if there is no such endpoint.
     pub fn in_flight(&self, id: EndpointId) -> Option<u32> {
         self.lock()
