@@ -9,10 +9,17 @@ extern crate alloc;
 extern crate std;
 
 pub mod balance;
+pub mod breaker;
+pub mod budget;
+pub mod gradient;
+pub mod health;
 pub mod lifecycle;
+pub mod next_upstream;
+pub mod outlier;
 pub mod restart;
 pub mod retry;
 pub mod rollout;
+pub mod shed;
 
 #[cfg(test)]
 mod testing;

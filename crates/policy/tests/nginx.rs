@@ -11,14 +11,14 @@ use std::time::Duration;
 use evener_policy::balance::{
     Members, Method, Outcome, Pick, Picking, Reluctance, Request, Settings, Terms, Verdict,
 };
+use evener_policy::next_upstream::{Attempt, Blame, Conditions, Ended, Next, Rules};
 
 const TRANSCRIPTS: &str = include_str!("nginx.txt");
 
 /// The members of one case, and how their servers are said to behave.
 struct World {
     members: Members<()>,
-    tries: usize,
-    next_upstream: BTreeSet<String>,
+    rules: Rules,
     stopped: BTreeSet<u64>,
     statuses: BTreeMap<u64, u16>,
     /// Requests that are kept: by name, whom they are with and when they came.
@@ -49,8 +49,7 @@ impl World {
     fn new(header: &[&str]) -> World {
         let mut world = World {
             members: Members::default(),
-            tries: 0,
-            next_upstream: BTreeSet::new(),
+            rules: Rules::default(),
             stopped: BTreeSet::new(),
             statuses: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -69,8 +68,14 @@ impl World {
                 }
                 "next" => {
                     let (conditions, tries) = rest.split_once("; tries=").unwrap();
-                    world.next_upstream = conditions.split(' ').map(str::to_owned).collect();
-                    world.tries = tries.parse().unwrap();
+                    let named = conditions
+                        .split(' ')
+                        .map(|name| Conditions::named(name).unwrap());
+                    world.rules = Rules {
+                        conditions: named.fold(Conditions::OFF, Conditions::and),
+                        tries: tries.parse().unwrap(),
+                        timeout: Duration::ZERO,
+                    };
                 }
                 "server" => {
                     next_id += 1;
@@ -131,15 +136,11 @@ impl World {
         assert!(self.members.finish(id, &outcome, now_ns));
     }
 
-    /// A request and its tries, by nginx's rules for the next one.
+    /// A request and its tries.
     fn request(&mut self, step: &str, now_ns: u64) -> Answer {
         let mut picking = Picking::default();
         let mut tried = Vec::new();
-        let mut tries = self.members.tries();
-        if self.tries > 0 {
-            tries = tries.min(self.tries);
-        }
-        let mut status = 502;
+        let mut tries = self.rules.tries_of(self.members.tries() as u32);
         loop {
             let Some(id) = self.pick(step, &mut picking, now_ns) else {
                 return Answer {
@@ -151,42 +152,40 @@ impl World {
             tried.push(id);
             let sent = !self.stopped.contains(&id);
             let told = self.statuses.get(&id).copied().unwrap_or(200);
-            let condition = if !sent || step.starts_with("reset") {
-                "error".to_owned()
+            let ended = if !sent || step.starts_with("reset") {
+                Ended::Error
             } else {
-                format!("http_{told}")
+                Ended::Status(told)
             };
-            let listed = self.next_upstream.contains(&condition)
-                && (!sent
-                    || !step.contains("POST")
-                    || self.next_upstream.contains("non_idempotent"));
-            if condition != "error" && (!listed || tries <= 1) {
-                self.finish(id, Verdict::Succeeded, now_ns, now_ns);
-                return Answer {
-                    tried,
-                    status: told,
-                    from: id,
-                };
-            }
-            let verdict = match told {
-                403 | 404 if condition != "error" => Verdict::Succeeded,
-                _ => Verdict::Failed,
+            let (next, blame) = self.rules.decide(&Attempt {
+                ended,
+                tries,
+                alone: self.members.iter().count() == 1,
+                reused: false,
+                sent,
+                non_idempotent: step.contains("POST"),
+                held: true,
+                answered: false,
+                elapsed: Duration::ZERO,
+            });
+            let verdict = match blame {
+                Blame::Succeeded => Verdict::Succeeded,
+                Blame::Failed => Verdict::Failed,
             };
             self.finish(id, verdict, now_ns, now_ns);
-            tries -= 1;
-            if self.members.iter().count() == 1 {
-                tries = 0;
-            }
-            if condition != "error" {
-                status = told;
-            }
-            if tries == 0 || !listed {
-                return Answer {
-                    tried,
-                    status,
-                    from: 0,
-                };
-            }
+            let (status, from) = match next {
+                Next::Again { tries: left } => {
+                    tries = left;
+                    continue;
+                }
+                Next::PassOn => (told, id),
+                Next::End { status } => (status, 0),
+            };
+            return Answer {
+                tried,
+                status,
+                from,
+            };
         }
     }
 
