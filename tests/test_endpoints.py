@@ -184,3 +184,68 @@ def test_changes_that_cannot_be(serve: Serve, origin: Origins) -> None:
     told = served.tell("drain", "api", check=False)
     assert told.returncode == 1
     assert "write CLUSTER/ENDPOINT" in told.stderr
+
+
+CHECK = 'interval = "100ms", timeout = "500ms", fall = 2, rise = 2'
+
+
+def states(served: Served) -> list[bool]:
+    """Which endpoints are unhealthy, in their order."""
+    return [one["unhealthy"] for one in served.ask_api("/api/v1/clusters")[0]["endpoints"]]
+
+
+def test_an_endpoint_that_fails_its_checks(serve: Serve, origin: Origins) -> None:
+    """It gets no requests until it passes again; those under way elsewhere notice nothing."""
+    one, two = origin("one"), origin("two")
+    check = f'health_check = {{ path = "/who", body = "name", {CHECK} }}'
+    served = serve(file(None, one.address, two.address, more=check))
+    eventually(lambda: states(served) == [False, False], "both are healthy")
+
+    def change() -> None:
+        two.stop()
+        eventually(lambda: states(served) == [False, True], "one is unhealthy")
+        assert {served.who() for _ in range(6)} == {"one"}
+        two.start()
+        eventually(lambda: states(served) == [False, False], "it is back")
+        eventually(lambda: served.who() == "two", "it serves again")
+
+    outcome = under_load(served, change)
+    assert not outcome.failures, outcome
+    assert "is unhealthy: no connection: " in served.words()
+    assert "is healthy" in served.words()
+    # Without checks in the file, nobody is unhealthy any more.
+    two.stop()
+    eventually(lambda: states(served) == [False, True], "unhealthy again")
+    served.write(file(None, one.address, two.address))
+    served.tell("reload")
+    eventually(lambda: states(served) == [False, False], "no checks")
+
+
+def test_an_endpoint_is_held_until_its_first_check(serve: Serve, origin: Origins) -> None:
+    """What answers with another status, field or body than is expected gets nothing."""
+    one = origin("one")
+    checks = [
+        ('path = "/no-such-path"', "it answered 404"),
+        ('path = "/who", header = { X-Ready = "yes" }', "lacks the expected `x-ready`"),
+        ('path = "/who", body = "all is well"', "does not contain `all is well`"),
+        ('path = "/never"', "no answer within 0.5 s"),
+        ('path = "/garbage"', "not valid HTTP"),
+    ]
+    for check, words in checks:
+        check = f"health_check = {{ {check}, hold = true, {CHECK} }}\n"
+        served = serve(file(None, one.address, more=check), wait=False)
+        eventually(lambda served=served, words=words: words in served.words(), words)
+        assert states(served) == [True]
+        served.stop()
+    check = f'health_check = {{ path = "/who", hold = true, {CHECK} }}'
+    assert serve(file(None, one.address, more=check)).who() == "one"
+
+
+def test_a_connection_is_enough(serve: Serve, origin: Origins) -> None:
+    """`tcp` asks nothing more, over unix sockets too, and on a port of its own."""
+    one, two = origin("one", unix=True), origin("two")
+    check = f'health_check = {{ type = "tcp", port = {two.port}, {CHECK} }}'
+    served = serve(file(None, one.address, "127.0.0.1:1", more=check), wait=False)
+    eventually(lambda: states(served) == [False, False], "the other port answers")
+    two.stop()
+    eventually(lambda: states(served) == [False, True], "the other port is closed")

@@ -10,6 +10,7 @@ use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
 use evener_config::Dns;
 use evener_discovery::{Discovery, Found};
 use evener_edge::Edge;
+use evener_health::{Checked, Checker};
 use evener_supervisor::{Handle, Outcome};
 use evener_telemetry::Log;
 use tokio::sync::mpsc;
@@ -38,6 +39,8 @@ pub(crate) struct Running {
     pub(crate) dns: Dns,
     pub(crate) discovery: Discovery,
     pub(crate) found: mpsc::Receiver<Found>,
+    pub(crate) checker: Checker,
+    pub(crate) checked: mpsc::Receiver<Checked>,
     pub(crate) changes: Option<Changes>,
     /// The file it works by, if there is one.
     pub(crate) reread: Option<Reread>,
@@ -86,7 +89,11 @@ impl Running {
             tokio::select! {
                 ended = ended => break ended,
                 signal = self.signals.next() => self.handle_signal(signal).await,
-                Some(found) = self.found.recv() => self.program.site.take_found(found),
+                Some(found) = self.found.recv() => {
+                    self.program.site.take_found(found);
+                    self.checker.watch(self.program.site.checks());
+                }
+                Some(checked) = self.checked.recv() => self.program.site.take_checked(checked),
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
                 _ = looks.tick(), if waiting => {
@@ -171,7 +178,6 @@ impl Running {
             .map_err(|error| error.to_string())?;
         self.program.site.take_on(plan);
         self.dns = config.dns.clone();
-        self.discovery.watch(&self.dns, self.program.site.names());
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
         let waits = reread.left_for_the_next_start(&config);
@@ -182,6 +188,7 @@ impl Running {
             ));
         }
         reread.config = config;
+        self.look_after_endpoints();
         if let (Some(fleet), Some(app)) = (&self.fleet, app)
             && fleet.handle.status().target != app.resolved.count
         {
@@ -259,10 +266,15 @@ impl Running {
         let _ = order.reply.send(answer);
     }
 
+    /// Looks up and checks the endpoints that there are now.
+    fn look_after_endpoints(&mut self) {
+        self.discovery.watch(&self.dns, self.program.site.names());
+        self.checker.watch(self.program.site.checks());
+    }
+
     fn change_endpoint(&mut self, order: &EndpointOrder) -> Result<Receipt, String> {
         let message = self.program.site.change(order)?;
-        let names = self.program.site.names();
-        self.discovery.watch(&self.dns, names);
+        self.look_after_endpoints();
         self.log.info(format_args!("admin: {message}"));
         Ok(Receipt {
             message,

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
 use evener_config::values::{self, Target};
-use evener_config::{Config, Endpoint, nearest};
+use evener_config::{Config, Endpoint, HealthCheck, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
     Share,
 };
+
+use evener_health::{Checked, Place, Wanted};
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -36,6 +38,8 @@ struct State {
 /// A cluster and what the configuration says about it.
 struct Group {
     cluster: Arc<Cluster>,
+    /// How its endpoints are checked.
+    health: Option<Arc<HealthCheck>>,
     /// Empty for the local application, whose workers come and go by themselves.
     members: Vec<Member>,
 }
@@ -45,6 +49,8 @@ struct Member {
     endpoint: Endpoint,
     /// Where it is: one address, or as many as its name has.
     seats: Vec<Seat>,
+    /// Its addresses get no requests before their first check.
+    hold: bool,
 }
 
 /// One address of an endpoint.
@@ -88,6 +94,7 @@ impl Site {
             }
             let mut group = Group::new(&wanted.name, wanted.queue_length);
             group.cluster.set_method(wanted.method);
+            group.health = wanted.health.clone().map(Arc::new);
             state.settle(&mut group, &wanted.endpoints);
             clusters.push(group.cluster.clone());
             new.push(group);
@@ -131,6 +138,7 @@ impl Site {
                 Some(cluster) => {
                     group.cluster.set_queue_length(cluster.queue_length);
                     group.cluster.set_method(cluster.method);
+                    group.set_health(cluster.health.as_ref());
                     state.settle(group, &cluster.endpoints);
                     true
                 }
@@ -196,6 +204,41 @@ impl Site {
         let names: Vec<Target> = targets.filter(|target| address(target).is_none()).collect();
         state.found.retain(|target, _| names.contains(target));
         names
+    }
+
+    /// The endpoints that are to be checked.
+    pub(crate) fn checks(&self) -> Vec<Wanted> {
+        let state = self.lock();
+        let mut wanted = Vec::new();
+        for group in &state.groups {
+            let Some(check) = &group.health else { continue };
+            for member in &group.members {
+                wanted.extend(member.seats.iter().map(|seat| Wanted {
+                    id: seat.id.0,
+                    name: format!("{}/{}", group.cluster.name(), member.endpoint.name),
+                    place: match &seat.address {
+                        EndpointAddress::Tcp(address) => Place::Tcp(*address),
+                        EndpointAddress::Unix(path) => Place::Unix(path.clone()),
+                    },
+                    check: Arc::clone(check),
+                }));
+            }
+        }
+        wanted
+    }
+
+    /// Checks have found something out about an endpoint.
+    pub(crate) fn take_checked(&self, checked: Checked) {
+        let state = self.lock();
+        let is_meant = |group: &&Group| {
+            let mut seats = group.members.iter().flat_map(|member| &member.seats);
+            group.health.is_some() && seats.any(|seat| seat.id.0 == checked.id)
+        };
+        if let Some(group) = state.groups.iter().find(is_meant) {
+            group
+                .cluster
+                .set_healthy(EndpointId(checked.id), checked.usable);
+        }
     }
 
     /// Lets go of what has finished its last request; called now and then.
@@ -273,8 +316,29 @@ impl Group {
     fn new(name: &str, queue_length: usize) -> Group {
         Group {
             cluster: Cluster::new(name, queue_length),
+            health: None,
             members: Vec::new(),
         }
+    }
+
+    /// Checks in this way from now on. Without checks, every endpoint counts as healthy.
+    fn set_health(&mut self, check: Option<&HealthCheck>) {
+        if self.health.as_deref() == check {
+            return;
+        }
+        self.health = check.cloned().map(Arc::new);
+        if self.health.is_none() {
+            for seat in self.members.iter().flat_map(|member| &member.seats) {
+                self.cluster.set_healthy(seat.id, true);
+            }
+        }
+    }
+
+    /// The settings that endpoints join by.
+    fn hold(&self) -> bool {
+        self.health
+            .as_ref()
+            .is_some_and(|check| check.settings.hold)
     }
 }
 
@@ -293,7 +357,7 @@ impl State {
             let known = gone.iter().position(|member| member.endpoint == *endpoint);
             let member = match known {
                 Some(index) => gone.remove(index),
-                None => self.member(&group.cluster, endpoint),
+                None => self.member(&group.cluster, endpoint, group.hold()),
             };
             group.members.push(member);
         }
@@ -319,7 +383,7 @@ impl State {
             if group.members.iter().any(taken) {
                 return Err(format!("`{name}` is in this cluster already"));
             }
-            let member = self.member(&cluster, &endpoint);
+            let member = self.member(&cluster, &endpoint, group.hold());
             group.members.push(member);
             return Ok(format!("`{name}` takes requests of `{}`", cluster.name()));
         }
@@ -354,11 +418,12 @@ impl State {
         }
     }
 
-    fn member(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
+    fn member(&mut self, cluster: &Cluster, endpoint: &Endpoint, hold: bool) -> Member {
         let found = self.found.get(&endpoint.target).cloned();
         let mut member = Member {
             endpoint: endpoint.clone(),
             seats: Vec::new(),
+            hold,
         };
         match (address(&endpoint.target), found) {
             (Some(address), _) => self.join(cluster, &mut member, address, 0, 1),
@@ -397,10 +462,14 @@ impl State {
                 weight: endpoint.weight.saturating_mul(weight),
                 priority: endpoint.priority.saturating_add(rank),
                 backup: endpoint.backup,
-                down: endpoint.down,
+                down: endpoint.down || member.hold,
             },
             page: None,
         });
+        if member.hold {
+            cluster.set_healthy(id, false);
+            cluster.set_down(id, endpoint.down);
+        }
         member.seats.push(Seat {
             address,
             rank,

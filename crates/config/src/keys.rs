@@ -85,6 +85,20 @@ form!(
     values::name_server
 );
 form!(
+    TARGET_PATH,
+    "a path, perhaps with a query",
+    false,
+    ["/health", "/health?full=1"],
+    values::target_path
+);
+form!(
+    STATUSES,
+    "a status, or two with `-` between",
+    true,
+    ["200", "200-399"],
+    values::statuses
+);
+form!(
     SHARDS,
     "a number of threads from 1 to 256, or `auto`",
     true,

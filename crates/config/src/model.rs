@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use evener_policy::balance::Method;
+use evener_policy::health;
 
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
@@ -167,10 +168,41 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// What the method tells requests apart by.
     pub key: BalanceKey,
+    /// How its endpoints are checked, if they are.
+    pub health: Option<HealthCheck>,
     /// Requests that may wait for an endpoint (503 beyond it).
     pub queue_length: usize,
     /// Deadlines, those of the cluster laid over the general ones.
     pub timeouts: Timeouts,
+}
+
+/// Active checks of a cluster's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// When, and what results mean.
+    pub settings: health::Settings,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// Another port than that of the endpoint.
+    pub port: Option<u16>,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Whether it takes a connection.
+    Tcp,
+    /// What it answers.
+    Http {
+        /// The path, perhaps with a query.
+        path: String,
+        /// The value of `Host`; the address, if there is none.
+        host: Option<String>,
+        /// What passes.
+        expected: health::Expected,
+    },
 }
 
 /// One endpoint, or as many as its name has addresses.

@@ -312,6 +312,30 @@ pub fn url_path(text: &str) -> Result<String, String> {
     }
 }
 
+/// A path with or without a query, as it stands in a request.
+pub fn target_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && c != '#';
+    match text.starts_with('/') && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is not a path: it begins with `/` and has no spaces"
+        )),
+    }
+}
+
+/// A status, or the first and last of several: `200`, `200-399`.
+pub fn statuses(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        let status = text.trim().parse::<u16>().ok();
+        status.filter(|status| (100..=599).contains(status))
+    };
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("`{text}` is not a status: write 200, or 200-399")),
+    }
+}
+
 /// The name of a header field.
 pub fn field_name(text: &str) -> Result<String, String> {
     if !text.is_empty() && text.chars().all(is_token) {
