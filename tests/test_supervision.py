@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,18 +29,38 @@ def kind(request: pytest.FixtureRequest) -> list[str]:
     return KINDS[request.param]
 
 
-def mixed_gets() -> Iterator[Ask]:
-    """What a page's visitors ask for."""
-    asks = [
+def short_gets() -> list[Ask]:
+    """What a page's visitors ask for, each answer in one piece."""
+    return [
         Ask("/lab/text/1024", size=1024),
         Ask("/lab/text/16384", size=16384),
         Ask("/lab/json/1024"),
-        Ask("/lab/stream?chunks=5&size=100", size=500),
         Ask("/lab/slow?seconds=0.02"),
         Ask("/products"),
     ]
+
+
+def shuffled(asks: list[Ask]) -> Iterator[Ask]:
+    """These, over and over, in an order of their own."""
     random.shuffle(asks)
     return itertools.cycle(asks)
+
+
+def mixed_gets() -> Iterator[Ask]:
+    """What a page's visitors ask for, streams among it."""
+    return shuffled([*short_gets(), Ask("/lab/stream?chunks=5&size=100", size=500)])
+
+
+def answerable(what: str, kind: list[str]) -> Callable[[], Iterator[Ask]]:
+    """Requests of which none may fail under this trouble.
+
+    A stream whose first chunk is with the client cannot be saved when its worker is killed. A
+    command writes chunk after chunk, so there streams take part in everything but the killing;
+    our own worker writes the chunks of one turn of its loop at once.
+    """
+    if what == "kill" and kind != OWN:
+        return lambda: shuffled(short_gets())
+    return mixed_gets
 
 
 def orders(prefix: str) -> Iterator[Ask]:
@@ -112,7 +132,7 @@ def test_no_request_fails(start: Start, kind: list[str], what: str) -> None:
     evener = start(*kind, "--workers", "3", workers=3)
     before = evener.ready()
     trouble = Trouble(evener, what, every=1.0)
-    outcome = under_load(Load(evener.port, mixed_gets), SECONDS, trouble)
+    outcome = under_load(Load(evener.port, answerable(what, kind)), SECONDS, trouble)
     print(f"{what}: {trouble.times} times; {outcome}")
     assert outcome.answered > 200
     assert not outcome.failures, f"{outcome}\n{evener.words()[-4000:]}"
@@ -302,6 +322,6 @@ def test_workers_auto_counts_the_cores(start: Start) -> None:
 def test_soak(start: Start, kind: list[str], what: str) -> None:
     evener = start(*kind, "--workers", "4", workers=4)
     trouble = Trouble(evener, what, every=1.0)
-    outcome = under_load(Load(evener.port, mixed_gets), 60, trouble)
+    outcome = under_load(Load(evener.port, answerable(what, kind)), 60, trouble)
     print(f"\n{what}: {trouble.times} times; {outcome}")
     assert not outcome.failures, str(outcome)

@@ -54,18 +54,41 @@ def _orders(n: int, m: int) -> list[int]:
     return table[m]
 
 
-def verdict(before: Sequence[float], after: Sequence[float]) -> str:
-    """What can be said of a change: nothing, unless it is outside the noise.
+ROUNDS_MIN = 3
+"""With fewer, nothing can be said to be outside the noise."""
+SHARE_MIN = 0.02
+"""A smaller difference says nothing, however steady: builds differ by as much."""
 
-    Few rounds must not overlap at all; with five or more on each side the rank test may decide.
+
+def verdict(before: Sequence[float], after: Sequence[float], more_is_better: bool = False) -> str:
+    """`better`, `worse`, `same`, or `too few rounds`: only outside the noise it is not the same.
+
+    Of few rounds, neither may overlap the other, and the medians must be further apart than either
+    sample is wide: three against three do not overlap by chance one time in ten. From eight rounds
+    on each side, the rank test decides, at one in a thousand.
     """
-    if not before or not after:
-        return "not in both"
-    apart = max(before) < min(after) or max(after) < min(before)
-    if min(len(before), len(after)) < 3:
+    fewest = min(len(before), len(after))
+    if fewest < ROUNDS_MIN:
         return "too few rounds"
-    clear = rank_test(before, after) < 0.02 if min(len(before), len(after)) >= 5 else apart
+    old, new = Spread.of(before), Spread.of(after)
+    gap = abs(new.median - old.median)
+    if gap <= SHARE_MIN * abs(old.median):
+        return "same"
+    if fewest >= 8:
+        clear = rank_test(before, after) < 0.001
+    else:
+        apart = old.high < new.low or new.high < old.low
+        clear = apart and gap > max(old.high - old.low, new.high - new.low)
     if not clear:
-        return "within noise"
-    ratio = statistics.median(after) / statistics.median(before)
-    return f"{'less' if ratio < 1 else 'more'}: × {ratio:.2f}"
+        return "same"
+    return "better" if (new.median > old.median) == more_is_better else "worse"
+
+
+def loses(ratios: Sequence[float], more_is_better: bool = False) -> bool:
+    """Whether who is above the line of these ratios loses outside noise: in every single round."""
+    if len(ratios) < ROUNDS_MIN:
+        return False
+    median = statistics.median(ratios)
+    if more_is_better:
+        return max(ratios) < 1 and median < 1 - SHARE_MIN
+    return min(ratios) > 1 and median > 1 + SHARE_MIN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ APPS = BENCH / "apps"
 VENV = CACHE / "venv"
 TARGET = CACHE / "target"
 RUN = CACHE / "run"
+NUMBERS = itertools.count(1)
+"""For names: stacks that run side by side must not share a file, least of all a socket."""
 
 # Whoever is measured has one core; the load, and the origin of proxies, have the other.
 PEER_CPU = 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sidebyside.places import PEER_CPU, RUN
+from sidebyside.places import NUMBERS, PEER_CPU, RUN
 
 START_SECONDS = 30
 STOP_SECONDS = 8
@@ -55,8 +55,9 @@ class Deployment:
         began = time.monotonic()
         try:
             for command in self.commands:
-                self.processes.append(_spawn(command))
-                _await_ready(command, self.processes[-1])
+                log = RUN / f"{command.name}-{next(NUMBERS)}.log"
+                self.processes.append(_spawn(command, log))
+                _await_ready(command, self.processes[-1], log)
         except BaseException:
             self.stop()
             raise
@@ -87,15 +88,10 @@ class Deployment:
         return next(process.pid for command, process in pairs if command.name == name)
 
 
-def log_of(name: str) -> Path:
-    """Where a process of this name writes what it says."""
-    return RUN / f"{name}.log"
-
-
-def _spawn(command: Command) -> subprocess.Popen[bytes]:
+def _spawn(command: Command, log_path: Path) -> subprocess.Popen[bytes]:
     RUN.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **command.environment}
-    with log_of(command.name).open("wb") as log:
+    with log_path.open("wb") as log:
         return subprocess.Popen(
             ["taskset", "-c", str(command.cpu), *command.arguments],
             cwd=command.directory,
@@ -107,11 +103,11 @@ def _spawn(command: Command) -> subprocess.Popen[bytes]:
         )
 
 
-def _await_ready(command: Command, process: subprocess.Popen[bytes]) -> None:
+def _await_ready(command: Command, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not answers(command.ready, command.path):
         if process.poll() is not None or time.monotonic() > deadline:
-            words = log_of(command.name).read_text(errors="replace").strip()[-600:]
+            words = log.read_text(errors="replace").strip()[-600:]
             raise StartFailedError(f"{command.name} did not come up: {words or 'it said nothing'}")
         time.sleep(0.01)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from sidebyside import usage
-from sidebyside.places import APPS, CONFIGS, ROOT, VENV, free_port
+from sidebyside.places import APPS, CONFIGS, NUMBERS, ROOT, VENV, free_port
 from sidebyside.proxies import MissingError, need
 from sidebyside.running import Command, Deployment
 from sidebyside.templates import fill, folder
@@ -100,10 +101,16 @@ def server(name: str, app: str, path: str) -> Callable[[], Deployment]:
 
 def _run(workers: int, port: int, extra: list[str]) -> Deployment:
     address = f"127.0.0.1:{port}"
-    place = folder("evener")
+    place = Path(SOCKETS.name)
     arguments = [_evener("evener"), "run", APP, "--port", str(port), "--workers", str(workers)]
     # Its admin socket in a place of its own, so that two runs cannot meet.
-    arguments += ["--admin", str(place / "admin.sock"), *QUIET, "--timeout-keep-alive", "3600"]
+    arguments += [
+        "--admin",
+        str(place / f"admin-{next(NUMBERS)}.sock"),
+        *QUIET,
+        "--timeout-keep-alive",
+        "3600",
+    ]
     command = _command("app", [*arguments, *extra], address, "/fast")
 
     def workers_of(deployment: Deployment) -> list[int]:
@@ -134,11 +141,12 @@ def _behind_nginx(app: list[Command], sockets: list[Path]) -> Deployment:
     return Deployment(address, [*app, proxy], hang_up, worker_processes)
 
 
+# Of its own, and not in the project's folder: paths of sockets must be short.
+SOCKETS = tempfile.TemporaryDirectory(prefix="evener-bench-")
+
+
 def _sockets(count: int) -> list[Path]:
-    made = [folder("sockets") / f"{index}.sock" for index in range(count)]
-    for path in made:
-        path.unlink(missing_ok=True)
-    return made
+    return [Path(SOCKETS.name) / f"{next(NUMBERS)}.sock" for _ in range(count)]
 
 
 def _uvicorns(sockets: list[Path]) -> list[Command]:

@@ -20,11 +20,33 @@ METRICS = {
     "failed requests": "failed",
     "reconnects": "reconnects",
     "worst latency ms": "worst ms",
+    "errors": "errors",
 }
 """What is shown, in order, and its short name."""
 
+JUDGED = (
+    "CPU µs per request",
+    "requests a second",
+    "p99 ms",
+    "PSS MB",
+    "bytes per idle connection",
+    "system calls per request",
+    "seconds to the first answer",
+    "worst latency ms",
+    "failed requests",
+    "errors",
+)
+"""What is said to be better or worse; the rest goes with it, or is there to explain."""
+COUNTS = {"failed requests", "errors"}
+"""Of these none is right, and one is wrong."""
+MORE_IS_BETTER = {"requests a second"}
 RATIOS = {"CPU µs per request", "p99 ms", "bytes per idle connection", "worst latency ms"}
 RATIOS |= {"seconds to the first answer"}
+
+
+def is_given(variant: str, metric: str) -> bool:
+    """Whether the load fixes this number: the rate of an open loop or of a stream of events."""
+    return metric == "requests a second" and ("a second" in variant or "SSE" in variant)
 
 
 def number(value: float) -> str:
@@ -72,11 +94,7 @@ def rows(results: Results, case: str, variant: str) -> list[list[str]]:
 
 def errors(results: Results, case: str, variant: str, peer: str) -> str:
     """All failures of a peer in a variant, by kind."""
-    kinds: dict[str, int] = {}
-    for sample in results.samples:
-        if (sample.case, sample.variant, sample.peer) == (case, variant, peer):
-            for kind, count in sample.failures.items():
-                kinds[kind] = kinds.get(kind, 0) + count
+    kinds = results.failures(case, variant, peer)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "0"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sidebyside.places import CONFIGS, RUN
+from sidebyside.places import CONFIGS, NUMBERS, RUN
 
 
 def folder(name: str) -> Path:
-    """A folder for one deployment."""
-    made = RUN / name
-    made.mkdir(parents=True, exist_ok=True)
+    """A new folder for one deployment."""
+    made = RUN / f"{name}-{next(NUMBERS)}"
+    made.mkdir(parents=True)
     return made
 
 

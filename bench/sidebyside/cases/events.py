@@ -22,8 +22,9 @@ from sidebyside.serving import stack
 from sidebyside.session import Session
 
 WORKERS = 2
-# With windows of 3 s: 12 s each, because some servers take long to replace two workers.
-WINDOWS = 4
+# So long, because some servers take long to replace two workers.
+SECONDS = 12.0
+QUICK_SECONDS = 5.0
 LOAD = Load((Request("/wait", expect={"text": "ok"}),), 32)
 STACKS = ("evener", "nginx → gunicorn", "nginx → granian", "uvicorn --workers", "granian --workers")
 RECYCLE_AFTER = 3000
@@ -75,7 +76,7 @@ def measure(session: Session) -> None:
     for name, event in EVENTS.items():
         if not session.wants(name, quick=name == "reload"):
             continue
-        for turn in range(session.rounds):
+        for turn in range(session.rounds()):
             for peer in session.wanted(STACKS):
                 if event.flags is not None and peer not in event.flags:
                     session.skip(f"(e) {name}: {peer} has no such thing")
@@ -83,7 +84,7 @@ def measure(session: Session) -> None:
                 flags = (event.flags or {}).get(peer, [])
                 with session.deployed("e", {peer: stack(peer, WORKERS, flags)}) as up:
                     for deployment in up.values():
-                        measured = _one(event, deployment, session.seconds * WINDOWS)
+                        measured = _one(event, deployment, session.seconds(SECONDS, QUICK_SECONDS))
                         session.note("e", name, peer, turn, measured)
     session.skip("(e) scale under load: not built yet in Evener")
 

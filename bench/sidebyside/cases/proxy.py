@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidebyside.load import Load, Request
 from sidebyside.measure import Measured, idle_memory, under
@@ -22,7 +22,10 @@ class Variant:
 
     load: Load
     large: bool = False
+    """Whether bodies are so large that nginx gets other buffers for them."""
     quick: bool = False
+    main: bool = False
+    """Measured with longer windows, and with system calls counted."""
 
 
 def _get(size: int) -> tuple[Request, ...]:
@@ -41,13 +44,15 @@ def variants() -> dict[str, Variant]:
     for name, size in sizes.items():
         for connections in (1, 64, 512):
             quick = connections == 64 and name in ("1 kB", "16 kB")
+            main = quick or (size < 1 << 20 and connections == 64)
             load = Load(_get(size), connections)
-            found[f"{name} × {connections}"] = Variant(load, size > 65536, quick)
+            found[f"{name} × {connections}"] = Variant(load, size > 65536, quick, main)
     for name, size in {"1 kB": 1024, "1 MB": 1 << 20}.items():
         for connections in (1, 64, 512):
             load = Load(_post(size), connections)
             found[f"upload {name} × {connections}"] = Variant(load, size > 65536)
-    found["new connection each, 1 kB × 16"] = Variant(Load(_get(1024), 16, reuse=False), quick=True)
+    load = Load(_get(1024), 16, reuse=False)
+    found["new connection each, 1 kB × 16"] = Variant(load, main=True)
     echo = (Request("/echo", body="x" * 100),)
     found["WebSocket echo 100 B × 64"] = Variant(Load(echo, 64, protocol="websocket"))
     events = (Request("/events"),)
@@ -78,7 +83,7 @@ def measure(session: Session) -> None:
             }
             if chosen:
                 _side_by_side(session, names, endpoints, chosen, large)
-        if session.wants("idle connections × 5000", quick=True):
+        if session.wants("idle connections × 5000", quick=False):
             _idle(session, names, endpoints)
         for name in NOT_BUILT_YET:
             session.skip(f"(a) {name}: not built yet in Evener")
@@ -100,15 +105,18 @@ def _side_by_side(
     makers = {name: _maker(name, endpoints, large) for name in names}
     with session.deployed("a", makers) as up:
         for name, variant in chosen.items():
-            for turn in range(session.rounds):
+            seconds = session.seconds(2.0 if variant.main else 1.0, quick=1.0)
+            load = replace(variant.load, warm_seconds=0.3)
+            for turn in range(session.rounds()):
+                calls = variant.main and turn == 0 and not session.quick
                 for peer, deployment in up.items():
-                    measured = under(variant.load, deployment, session.seconds, calls=turn == 0)
+                    measured = under(load, deployment, seconds, calls)
                     session.note("a", name, peer, turn, measured)
 
 
 def _idle(session: Session, names: list[str], endpoints: list[str]) -> None:
     load = Load(_get(100), connections=1, warm_seconds=0.2)
-    for turn in range(min(session.rounds, 2)):
+    for turn in range(session.rounds()):
         for name in names:
             # Afresh: memory that an earlier load has left would hide what a connection takes.
             with session.deployed("a", {name: _maker(name, endpoints, False)}) as up:

@@ -34,7 +34,7 @@ class Variant:
 
 
 def _http(request: Request) -> Load:
-    return Load((request,), 64)
+    return Load((request,), 64, warm_seconds=0.5)
 
 
 VARIANTS = {
@@ -72,7 +72,9 @@ def measure(session: Session) -> None:
         makers = {name: server(name, app, path) for name in names}
         with session.deployed("b", makers) as up:
             for name, variant in chosen.items():
-                for turn in range(session.rounds):
+                seconds = session.seconds(2.0, quick=1.0)
+                for turn in range(session.rounds()):
+                    calls = turn == 0 and not session.quick
                     for peer, deployment in up.items():
-                        measured = under(variant.load, deployment, session.seconds, turn == 0)
+                        measured = under(variant.load, deployment, seconds, calls)
                         session.note("b", name, peer, turn, measured)

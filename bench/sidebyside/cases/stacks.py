@@ -24,7 +24,9 @@ def measure(session: Session) -> None:
         for name, (load, quick) in VARIANTS.items():
             if not session.wants(name, quick):
                 continue
-            for turn in range(session.rounds):
+            seconds = session.seconds(3.0, quick=1.0)
+            for turn in range(session.rounds()):
+                calls = turn == 0 and not session.quick
                 for peer, deployment in up.items():
-                    measured = under(load, deployment, session.seconds, turn == 0)
+                    measured = under(load, deployment, seconds, calls)
                     session.note("c", name, peer, turn, measured)

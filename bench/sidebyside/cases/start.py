@@ -18,7 +18,7 @@ def measure(session: Session) -> None:
     """Starts every stack afresh, in interleaved rounds."""
     if not session.wants(VARIANT, quick=True):
         return
-    for turn in range(session.rounds):
+    for turn in range(session.rounds()):
         for peer in session.wanted(STACKS):
             began = time.monotonic()
             with session.deployed("g", {peer: stack(peer, WORKERS)}) as up:

@@ -16,8 +16,9 @@ from sidebyside.session import Session
 
 WORKERS = 2
 SHARE = 0.02
-# With windows of 3 s: 21 s each, so that p99 of the lowest load has some ten requests above it.
-WINDOWS = 7
+# So long that p99 of the lowest load has ten requests above it in each round.
+SECONDS = {"block": 18.0, "burn": 12.0}
+QUICK_SECONDS = 5.0
 STACKS = ("evener", "nginx → uvicorn each", "uvicorn --workers", "granian --workers")
 LOADS = {"block": (60, 120, 200), "burn": (30, 60, 90)}
 
@@ -39,9 +40,9 @@ def measure(session: Session) -> None:
                 name = f"{how}, {rate} a second"
                 if not session.wants(name, quick=(how, rate) == ("block", 60)):
                     continue
-                for turn in range(session.rounds):
+                seconds = session.seconds(SECONDS[how], QUICK_SECONDS)
+                for turn in range(session.rounds()):
                     load = replace(mix(how, rate), poisson_seed=turn + 1)
                     for peer, deployment in up.items():
-                        seconds = session.seconds * WINDOWS
                         measured = under(load, deployment, seconds, calls=False)
                         session.note("d", name, peer, turn, measured)

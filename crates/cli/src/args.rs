@@ -123,6 +123,8 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) reload: ReloadOnChange,
     #[command(flatten)]
+    pub(crate) tls: TlsArguments,
+    #[command(flatten)]
     pub(crate) uvicorn: UvicornArguments,
 }
 
@@ -500,6 +502,33 @@ pub(crate) struct ReloadOnChange {
     pub(crate) reload_delay: Time,
 }
 
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct TlsArguments {
+    /// PEM file with the certificate and those that signed it; given, clients speak TLS. Read
+    /// again at every reload.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssl_certfile: Option<PathBuf>,
+    /// PEM file with its private key [default: it is in --ssl-certfile].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssl_keyfile: Option<PathBuf>,
+    /// PEM file of the authorities that sign the certificates of clients.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssl_ca_certs: Option<PathBuf>,
+    /// Whether clients show a certificate: 0 no, 1 if they like, 2 they must.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) ssl_cert_reqs: Option<u8>,
+    /// Refused: a passphrase on the command line is one that everybody reads.
+    #[arg(long, value_name = "TEXT", hide = true)]
+    pub(crate) ssl_keyfile_password: Option<String>,
+    /// Without meaning here.
+    #[arg(long, value_name = "N", hide = true)]
+    pub(crate) ssl_version: Option<String>,
+    /// Without meaning here.
+    #[arg(long, value_name = "TEXT", hide = true)]
+    pub(crate) ssl_ciphers: Option<String>,
+}
+
 /// Flags of uvicorn that go to the workers, or that mean nothing here.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Other flags of uvicorn")]
@@ -546,25 +575,4 @@ pub(crate) struct UvicornArguments {
     /// Workers are watched in another way here.
     #[arg(long, value_name = "SECONDS", hide = true)]
     pub(crate) timeout_worker_healthcheck: Option<u32>,
-    /// Not yet.
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub(crate) ssl_keyfile: Option<PathBuf>,
-    /// Not yet.
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub(crate) ssl_certfile: Option<PathBuf>,
-    /// Not yet.
-    #[arg(long, value_name = "TEXT", hide = true)]
-    pub(crate) ssl_keyfile_password: Option<String>,
-    /// Not yet.
-    #[arg(long, value_name = "N", hide = true)]
-    pub(crate) ssl_version: Option<String>,
-    /// Not yet.
-    #[arg(long, value_name = "N", hide = true)]
-    pub(crate) ssl_cert_reqs: Option<String>,
-    /// Not yet.
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub(crate) ssl_ca_certs: Option<PathBuf>,
-    /// Not yet.
-    #[arg(long, value_name = "TEXT", hide = true)]
-    pub(crate) ssl_ciphers: Option<String>,
 }

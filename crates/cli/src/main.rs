@@ -20,6 +20,7 @@ mod signals;
 mod site;
 mod source;
 mod start;
+mod tls;
 mod usage;
 mod values;
 

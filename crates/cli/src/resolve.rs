@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_config::values::ListenAddress;
-use evener_config::{HealthPaths, Limits, Timeouts, TrustedPeers};
+use evener_config::{HealthPaths, Limits, ListenerTls, Timeouts, TrustedPeers};
 use evener_telemetry::Level;
 
 use crate::args::{LogFormatName, LogLevel, RunArguments, UvicornArguments, WorkerKind};
+use crate::tls;
 use crate::values::{ShardCount, WorkerCount};
 
 /// What serves the application when nothing else was asked for.
@@ -33,6 +34,8 @@ pub(crate) struct Surroundings<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resolved {
     pub(crate) listen: ListenAddress,
+    /// How clients speak TLS, if they do.
+    pub(crate) tls: Option<ListenerTls>,
     pub(crate) shards: usize,
     pub(crate) backlog: u32,
     pub(crate) limits: Limits,
@@ -102,11 +105,13 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         ShardCount::Fixed(shards) => shards,
     };
     let worker = worker(typed, &mut notes)?;
+    let tls = tls::resolve(&typed.tls, &mut notes)?;
     let in_flight_max = typed
         .workers
         .limit_concurrency
         .unwrap_or(typed.workers.worker_in_flight);
     Ok(Resolved {
+        tls,
         listen: listen(typed),
         shards,
         backlog: typed.listen.backlog,
@@ -462,22 +467,6 @@ fn level_name(level: LogLevel) -> &'static str {
 /// Flags of uvicorn that have no meaning here: an error when ignoring them would be wrong, a
 /// note when it is harmless.
 fn refuse_or_note(uvicorn: &UvicornArguments) -> Result<Vec<String>, String> {
-    let tls = [
-        uvicorn.ssl_keyfile.is_some(),
-        uvicorn.ssl_certfile.is_some(),
-        uvicorn.ssl_keyfile_password.is_some(),
-        uvicorn.ssl_version.is_some(),
-        uvicorn.ssl_cert_reqs.is_some(),
-        uvicorn.ssl_ca_certs.is_some(),
-        uvicorn.ssl_ciphers.is_some(),
-    ];
-    if tls.contains(&true) {
-        return Err(
-            "TLS (the --ssl-… flags) is not there yet: serve plain HTTP behind something \
-                    that ends TLS, and name its address with --forwarded-allow-ips"
-                .to_owned(),
-        );
-    }
     if uvicorn.http2 {
         return Err("--http2 is not there yet: HTTP/1.1 is served".to_owned());
     }
@@ -680,7 +669,13 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_refused_or_noted() {
-        assert!(with("--ssl-keyfile x", &[]).unwrap_err().contains("TLS"));
+        let unsigned = with("--ssl-certfile x --ssl-cert-reqs 2", &[]).unwrap_err();
+        assert!(unsigned.contains("--ssl-ca-certs"));
+        let alone = with("--ssl-keyfile x", &[]).unwrap_err();
+        assert!(alone.contains("--ssl-certfile"));
+        let secret = with("--ssl-certfile x --ssl-keyfile-password y", &[]).unwrap_err();
+        assert!(secret.contains("openssl"));
+        assert_eq!(resolved("--ssl-certfile x --ssl-version 17").notes.len(), 1);
         assert!(with("--http2", &[]).is_err());
         assert!(with("--name ../x", &[]).unwrap_err().contains("../x"));
         assert_eq!(resolved("--reload-dir x").notes.len(), 1);

@@ -68,6 +68,7 @@ fn config(resolved: &Resolved) -> Config {
         listeners: vec![Listener {
             name: resolved.listen.to_string(),
             address: resolved.listen.clone(),
+            tls: resolved.tls.clone(),
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],
         clusters: Vec::new(),

@@ -139,15 +139,20 @@ impl Running {
         if self.stopping.is_some() {
             return Err("the program is stopping".to_owned());
         }
+        let read = match self.reread.is_some() {
+            true => self.reread().await,
+            false => self
+                .edge
+                .reload_certificates()
+                .map_err(|e| format!("TLS: {e}")),
+        };
+        if let Err(error) = read {
+            let message = format!("{error}\nnothing was changed");
+            self.log.error(format_args!("{why}: {message}"));
+            return Err(message);
+        }
         if self.reread.is_some() {
-            match self.reread().await {
-                Ok(()) => done.push("the configuration was read again"),
-                Err(error) => {
-                    let message = format!("{error}\nnothing was changed");
-                    self.log.error(format_args!("{why}: {message}"));
-                    return Err(message);
-                }
-            }
+            done.push("the configuration was read again");
         }
         let mut generation = None;
         if let Some(fleet) = &self.fleet {

@@ -32,6 +32,7 @@ use crate::running::{Fleet, Running};
 use crate::signals::Signals;
 use crate::site::Site;
 use crate::source::{Program, Window};
+use crate::tls;
 use crate::values::WORKERS_MAX;
 
 /// The name of a program that was given none.
@@ -162,9 +163,10 @@ impl Start {
 pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<ListenerSpec>, String> {
     let mut specs = Vec::new();
     for listener in wanted {
+        let tls = listener.tls.as_ref().map(tls::read).transpose()?;
         let mut add = |address| {
-            let name = listener.name.clone();
-            specs.push(ListenerSpec { name, address });
+            let (name, tls) = (listener.name.clone(), tls.clone());
+            specs.push(ListenerSpec { name, address, tls });
         };
         match &listener.address {
             Wanted::Unix(path) => add(ListenAddress::Unix(path.clone())),

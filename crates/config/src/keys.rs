@@ -160,10 +160,10 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
     }
 }
 
-use Default::{Absent, NotYet, Required, Said, Value};
+use Default::{Absent, Required, Said, Value};
 use Kind::{
-    Deadline, Flag, Formed, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables, Text,
-    Time, Whole, Word,
+    Deadline, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables,
+    Text, Time, Whole, Word,
 };
 
 /// The whole file.
@@ -275,7 +275,65 @@ static LISTENER: Table = Table {
             Said("its address"),
             "By which routes call it.",
         ),
-        key("tls", Map(&Text), NotYet, "Certificates."),
+        key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
+    ],
+};
+
+static LISTENER_TLS: Table = Table {
+    title: "tls",
+    doc: "How the clients of a listener speak TLS: 1.2 and 1.3, by rustls. The files are PEM, and read again at \
+every reload; if one cannot be used, nothing changes. Paths are relative to the folder that Evener was started in.",
+    keys: &[
+        key(
+            "cert",
+            Text,
+            Required,
+            "File of the certificate, and after it those that signed it.",
+        ),
+        key(
+            "key",
+            Text,
+            Said("the file of `cert`"),
+            "File of its private key, without a passphrase.",
+        ),
+        key(
+            "more",
+            List(&TableOf(&CERTIFICATE)),
+            Absent,
+            "Further certificates. A client gets the one that has the name it asks for, else the first.",
+        ),
+        key(
+            "client_ca",
+            Text,
+            Absent,
+            "File of the authorities whose certificates clients must show.",
+        ),
+        key(
+            "client_optional",
+            Flag,
+            Value("false"),
+            "With `client_ca`: a client may also show none.",
+        ),
+        key(
+            "version_min",
+            Word(&["1.2", "1.3"]),
+            Value("\"1.2\""),
+            "The oldest version of TLS.",
+        ),
+    ],
+};
+
+static CERTIFICATE: Table = Table {
+    title: "more",
+    doc: "One further certificate.",
+    keys: &[
+        key("cert", Text, Required, "File of the certificate."),
+        key(
+            "key",
+            Text,
+            Said("the file of `cert`"),
+            "File of its private key.",
+        ),
     ],
 };
 

@@ -2,6 +2,7 @@
 //! command line work with these types.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_policy::balance::Method;
@@ -52,6 +53,22 @@ pub struct Listener {
     pub name: String,
     /// The address.
     pub address: ListenAddress,
+    /// How its clients speak TLS, if they do.
+    pub tls: Option<ListenerTls>,
+}
+
+/// How the clients of a listener speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// PEM files, each a certificate chain and its key; at least one. A client gets the one that
+    /// has the name it asks for, else the first.
+    pub certificates: Vec<(PathBuf, PathBuf)>,
+    /// PEM file of the authorities whose certificates clients show.
+    pub client_ca: Option<PathBuf>,
+    /// A client may show none.
+    pub client_optional: bool,
+    /// Only TLS 1.3.
+    pub only_13: bool,
 }
 
 /// Which requests, and what becomes of them.

@@ -5,10 +5,12 @@ mod clusters;
 mod routes;
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, Log, Timeouts, TrustedPeers,
+    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
+    TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -211,7 +213,13 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 findings.add_pair(own, message, span, "this is the first");
             }
         }
-        list.push((Listener { name, address }, node.span.clone()));
+        let tls = section.section("tls").map(listener_tls);
+        if let (Some(_), ListenAddress::Unix(_)) = (&tls, &address) {
+            let own = section.key_span("tls").unwrap_or(&node.span);
+            findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
+        }
+        let listener = Listener { name, address, tls };
+        list.push((listener, node.span.clone()));
     }
     if !root.has("listener") {
         if has_app {
@@ -223,6 +231,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             return vec![Listener {
                 name: address.to_string(),
                 address,
+                tls: None,
             }];
         }
         findings.add(
@@ -231,6 +240,22 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
         );
     }
     list.into_iter().map(|(listener, _)| listener).collect()
+}
+
+fn listener_tls(section: &Section) -> ListenerTls {
+    let files = |section: &Section| {
+        let certificate = PathBuf::from(section.text("cert").unwrap_or_default());
+        let key = section.text("key").map(PathBuf::from);
+        let key = key.unwrap_or_else(|| certificate.clone());
+        (certificate, key)
+    };
+    let more = section.list("more").iter().filter_map(Node::as_section);
+    ListenerTls {
+        certificates: std::iter::once(section).chain(more).map(files).collect(),
+        client_ca: section.text("client_ca").map(PathBuf::from),
+        client_optional: section.flag("client_optional"),
+        only_13: section.text("version_min") == Some("1.3"),
+    }
 }
 
 /// The one of several keys that a table has.

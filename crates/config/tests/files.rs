@@ -290,8 +290,8 @@ fn what_is_wrong_with_whole_files() {
             "is not a regular expression: unclosed group",
         ),
         (
-            "[[listener]]\naddress = \"127.0.0.1:1\"\ntls = { cert = \"a\" }",
-            "evener.toml:3:1: `listener.tls` has no effect yet; leave it out",
+            "[[listener]]\naddress = \"unix:/run/a\"\ntls = { cert = \"a\" }",
+            "evener.toml:3:1: `tls` is for TCP: over a unix socket nobody speaks it",
         ),
         (
             "[response_fields]\nContent-Length = \"3\"",

@@ -70,6 +70,10 @@ fn open(
             Socket::accepted_tcp(stream, &core.registry, token),
             Peer::Tcp(address),
         ),
+        Accepted::Tls(stream, address, config) => (
+            Socket::accepted_tls(stream, config, &core.registry, token),
+            Peer::Tcp(address),
+        ),
         Accepted::Unix(stream) => (
             Socket::accepted_unix(stream, &core.registry, token),
             Peer::Unix,

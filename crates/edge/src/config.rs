@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use evener_net::ServerTls;
+
 pub use evener_config::values::Network;
 pub use evener_config::{HealthPaths, Limits, Route, Timeouts, TrustedPeers};
 
@@ -45,6 +47,7 @@ impl EdgeConfig {
             listeners: vec![ListenerSpec {
                 name: "listener".to_owned(),
                 address,
+                tls: None,
             }],
             shards: 1,
             backlog: 2048,
@@ -69,6 +72,8 @@ pub struct ListenerSpec {
     pub name: String,
     /// Where it is.
     pub address: ListenAddress,
+    /// How its clients speak TLS, if they do.
+    pub tls: Option<Arc<ServerTls>>,
 }
 
 /// One address to listen on.

@@ -1,5 +1,6 @@
 //! Stage 2: bytes from the client become a request head, and the request an [`Exchange`].
 
+use std::io::ErrorKind;
 use std::mem::take;
 
 use evener_config::BalanceKey;
@@ -17,6 +18,11 @@ use crate::respond;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
+
+/// What a client is told that speaks clear text to a listener of TLS.
+const PLAIN_TO_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+Content-Type: text/plain; charset=utf-8\r\nContent-Length: 53\r\nConnection: close\r\n\r\n\
+400 Bad Request: this port speaks TLS; use https://\r\n";
 
 /// Reads until there is a complete head, and starts on it.
 pub(crate) fn read_head(session: &mut Session, core: &mut Core) -> Flow {
@@ -65,6 +71,10 @@ fn read_more(session: &mut Session, core: &mut Core, scratch: &mut [u8]) -> Opti
     let count = match session.socket.read(scratch) {
         Transfer::Bytes(count) => count,
         Transfer::Blocked => return Some(Flow::Wait),
+        Transfer::Broken(ErrorKind::Unsupported) => {
+            session.socket.write_clear(PLAIN_TO_TLS);
+            return Some(Flow::Close);
+        }
         Transfer::End | Transfer::Broken(_) => return Some(Flow::Close),
     };
     core.telemetry.bytes_received(count as u64);
@@ -122,6 +132,7 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     core.buffers.furnish(&mut exchange.outgoing);
     let origin = Origin {
         peer: session.peer,
+        tls: session.socket.is_tls(),
         trusted: &core.config.trusted,
         request_id: &id,
     };
@@ -189,6 +200,7 @@ fn take_route(
     let facts = Facts {
         asked,
         peer: session.peer,
+        tls: session.socket.is_tls(),
         trusted: &core.config.trusted,
         request_id: id,
     };

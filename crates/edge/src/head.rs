@@ -16,6 +16,7 @@ use crate::config::TrustedPeers;
 /// Who a request comes from.
 pub(crate) struct Origin<'a> {
     pub(crate) peer: Peer,
+    pub(crate) tls: bool,
     pub(crate) trusted: &'a TrustedPeers,
     /// An id for the request, unless a trusted peer brought one.
     pub(crate) request_id: &'a [u8],
@@ -102,7 +103,8 @@ fn forwarding_fields(
     out.extend_from_within(chain_start..first_end);
     out.extend_from_slice(b"\r\n");
     if !has(FieldName::XForwardedProto) {
-        write::field(out, b"X-Forwarded-Proto", b"http");
+        let scheme: &[u8] = if origin.tls { b"https" } else { b"http" };
+        write::field(out, b"X-Forwarded-Proto", scheme);
     }
     if let (false, Some(host)) = (has(FieldName::XForwardedHost), head.host) {
         write::field(out, b"X-Forwarded-Host", host.of(bytes));
@@ -337,6 +339,7 @@ mod tests {
             .unwrap();
         let mut out = Vec::new();
         let origin = Origin {
+            tls: false,
             peer: if peer.is_empty() {
                 Peer::Unix
             } else {

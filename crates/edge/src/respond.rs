@@ -358,7 +358,8 @@ pub(crate) fn flush(session: &mut Session, core: &mut Core) -> Result<bool, Prox
     session.output.clear();
     session.output_sent = 0;
     core.buffers.reclaim(&mut session.output);
-    Ok(true)
+    // TLS may hold encrypted bytes that the kernel has not taken; an event sends them on.
+    Ok(session.socket.is_flushed())
 }
 
 /// The endpoint closed its side: the proper end of a body that only this ends, else a failure.

@@ -16,21 +16,21 @@ use evener_http1::{Fields, RequestHead, TargetForm};
 
 use crate::cluster::Cluster;
 
+/// Routes, the most specific first.
+type Routes = Vec<Arc<ActiveRoute>>;
+
 /// The routes of one shard. Each shard makes its own, so that counting who uses a route, and the
 /// memory that expressions work in, is no business between shards.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
-    exact: HashMap<Box<[u8]>, InOrder>,
+    exact: HashMap<Box<[u8]>, Routes>,
     /// By what a host ends in, longest first.
-    below: Vec<(Box<[u8]>, InOrder)>,
-    any: InOrder,
+    below: Vec<(Box<[u8]>, Routes)>,
+    any: Routes,
     /// The host in small letters, and the path in its normal form, when they did not come so.
     host: Vec<u8>,
     path: Vec<u8>,
 }
-
-/// Routes in the order in which they are tried.
-type InOrder = Vec<Arc<ActiveRoute>>;
 
 /// A route as requests are held to it.
 #[derive(Debug)]

@@ -112,7 +112,10 @@ impl Session {
 
     /// Whether nothing of a request has arrived.
     pub(crate) fn is_idle(&self) -> bool {
-        self.phase == Phase::Head && self.input.is_empty() && !self.has_output()
+        self.phase == Phase::Head
+            && self.input.is_empty()
+            && !self.has_output()
+            && self.socket.is_flushed()
     }
 }
 

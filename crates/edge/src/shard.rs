@@ -275,6 +275,7 @@ impl Shard {
     fn close(&mut self, index: usize) {
         let mut session = self.sessions.slab.remove(index);
         debug_assert!(session.exchange.is_none(), "a request was forgotten");
+        session.socket.say_goodbye();
         session.socket.deregister(&self.core.registry);
         self.core.tokens.free(session.socket.token());
         self.core.buffers.give(session.input);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-use evener_net::{BoundListener, ListenError, Postbox, mailbox};
+use evener_net::{BoundListener, ListenError, Postbox, ServerTls, TlsError, mailbox};
 use evener_telemetry::Telemetry;
 use mio::Poll;
 
@@ -41,6 +41,7 @@ struct RunningListener {
     place: usize,
     /// What was asked for.
     asked: Asked,
+    tls: Option<Arc<ServerTls>>,
     /// As people write it.
     address: String,
     unix_path: Option<PathBuf>,
@@ -128,25 +129,45 @@ impl Edge {
         Ok(())
     }
 
+    /// Reads the certificates of all listeners anew; one that cannot be used changes nothing for
+    /// its listener.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        let secured = self.listeners.iter().filter_map(|l| l.tls.as_ref());
+        secured.map(|tls| tls.reload()).fold(Ok(()), Result::and)
+    }
+
     /// Binds what is not listened on yet, and takes the list of listeners out of `config`.
     fn bind_new(&self, config: &mut EdgeConfig, count: usize) -> Result<Bound, StartError> {
         let mut kept: Vec<&RunningListener> = self.listeners.iter().collect();
         let mut bound = Bound {
             stay: Vec::new(),
+            certificates: Vec::new(),
             new: Vec::new(),
             next_place: self.next_place,
         };
         for spec in config.listeners.drain(..) {
             let asked = asked(&spec.address);
-            if let Some(index) = kept.iter().position(|running| running.asked == asked) {
-                bound.stay.push((spec.name, kept.swap_remove(index).place));
+            let same = |running: &&RunningListener| {
+                running.asked == asked && running.tls.is_some() == spec.tls.is_some()
+            };
+            if let Some(index) = kept.iter().position(same) {
+                let running = kept.swap_remove(index);
+                if let (Some(old), Some(new)) = (&running.tls, spec.tls) {
+                    bound.certificates.push((old.clone(), new));
+                }
+                bound.stay.push((spec.name, running.place));
                 continue;
             }
-            let sockets = bind(spec.address, count, config.backlog)?;
+            let mut sockets = bind(spec.address, count, config.backlog)?;
+            if let Some(tls) = &spec.tls {
+                let secured = |bound: BoundListener| bound.with_tls(tls.clone());
+                sockets = sockets.into_iter().map(secured).collect();
+            }
             let first = sockets.first();
             let running = RunningListener {
                 place: bound.next_place,
                 asked,
+                tls: spec.tls,
                 address: first.map(describe).unwrap_or_default(),
                 unix_path: first.and_then(|b| b.unix_path()).map(PathBuf::from),
             };
@@ -159,6 +180,9 @@ impl Edge {
     /// Lets the shards listen where they should, and nowhere else.
     fn listen(&mut self, bound: Bound) {
         self.next_place = bound.next_place;
+        for (old, new) in &bound.certificates {
+            old.replace_by(new);
+        }
         let stays =
             |running: &RunningListener| bound.stay.iter().any(|(_, place)| *place == running.place);
         let (stay, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
@@ -242,6 +266,8 @@ impl Edge {
 struct Bound {
     /// Those that are there already: name and place.
     stay: Vec<(String, usize)>,
+    /// Their certificates, old and new.
+    certificates: Vec<(Arc<ServerTls>, Arc<ServerTls>)>,
     /// New ones, with a socket for each shard.
     new: Vec<(String, RunningListener, Vec<BoundListener>)>,
     next_place: usize,
@@ -305,6 +331,7 @@ fn bind(
 
 fn describe(listener: &BoundListener) -> String {
     match (listener.tcp_address(), listener.unix_path()) {
+        (Some(address), _) if listener.is_tls() => format!("https://{address}"),
         (Some(address), _) => format!("http://{address}"),
         (None, Some(path)) => format!("unix:{}", path.display()),
         (None, None) => "an inherited unix socket".to_owned(),

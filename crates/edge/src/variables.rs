@@ -14,6 +14,8 @@ use crate::route::{Asked, arguments, push_host, push_normal_path, split_query};
 pub(crate) struct Facts<'a> {
     pub(crate) asked: Asked<'a>,
     pub(crate) peer: Peer,
+    /// Whether the connection is secured by TLS.
+    pub(crate) tls: bool,
     pub(crate) trusted: &'a TrustedPeers,
     pub(crate) request_id: &'a [u8],
 }
@@ -60,7 +62,9 @@ impl Facts<'_> {
             Variable::ForwardedFor => {
                 head::forwarded_for(out, bytes, fields, self.peer, self.trusted);
             }
-            Variable::Scheme => out.extend_from_slice(b"http"),
+            Variable::Scheme => {
+                out.extend_from_slice(if self.tls { b"https" } else { b"http" });
+            }
             Variable::RequestId => out.extend_from_slice(self.request_id),
             Variable::Method => out.extend_from_slice(head.method_span.of(bytes)),
             Variable::RequestUri => out.extend_from_slice(target),
@@ -173,6 +177,7 @@ mod tests {
                     fields: &fields,
                 },
                 peer: Peer::Tcp("10.0.0.1:99".parse().unwrap()),
+                tls: false,
                 trusted: &TrustedPeers::parse(trusted).unwrap(),
                 request_id: b"id1",
             };

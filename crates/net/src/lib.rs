@@ -6,13 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod buffers;
+mod certificates;
 mod gather;
 mod listen;
 mod mailbox;
 mod socket;
 mod timers;
+mod tls;
 
 pub use buffers::BufferStore;
+pub use certificates::{CertificateFiles, ServerTls, ServerTlsTerms, TlsError, TlsVersion};
 pub use gather::Gather;
 pub use listen::{Accepted, BoundListener, ListenError, Listener};
 pub use mailbox::{Mailbox, Postbox, mailbox};

@@ -8,17 +8,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 use socket2::{Domain, SockAddr, Type};
+
+use crate::certificates::ServerTls;
 
 /// A listening socket that no shard has taken yet.
 #[derive(Debug)]
 pub struct BoundListener {
     socket: socket2::Socket,
     unix_path: Option<PathBuf>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 /// A listening socket of one shard.
@@ -26,6 +31,7 @@ pub struct BoundListener {
 pub struct Listener {
     kind: Kind,
     token: Token,
+    tls: Option<Arc<ServerTls>>,
 }
 
 #[derive(Debug)]
@@ -39,6 +45,8 @@ enum Kind {
 pub enum Accepted {
     /// Over TCP, with the client's address.
     Tcp(TcpStream, SocketAddr),
+    /// Over TCP, with the client's address; the client will speak TLS on these terms.
+    Tls(TcpStream, SocketAddr, Arc<ServerConfig>),
     /// Over a unix socket.
     Unix(UnixStream),
 }
@@ -90,6 +98,7 @@ impl BoundListener {
             Ok(socket) => Ok(BoundListener {
                 socket,
                 unix_path: None,
+                tls: None,
             }),
             Err(cause) => Err(ListenError {
                 address: address.to_string(),
@@ -114,6 +123,7 @@ impl BoundListener {
             Ok(socket) => Ok(BoundListener {
                 socket,
                 unix_path: Some(path.to_owned()),
+                tls: None,
             }),
             Err(cause) => Err(ListenError {
                 address: format!("unix:{}", path.display()),
@@ -139,12 +149,26 @@ impl BoundListener {
             Ok(()) => Ok(BoundListener {
                 socket,
                 unix_path: None,
+                tls: None,
             }),
             Err(cause) => Err(ListenError {
                 address: format!("fd:{number}"),
                 cause,
             }),
         }
+    }
+
+    /// The same, for clients that speak TLS. Over unix sockets nobody does; there it changes
+    /// nothing.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Arc<ServerTls>) -> BoundListener {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Whether its clients speak TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// The TCP address, with the port that was given for port 0; `None` for a unix socket.
@@ -166,6 +190,7 @@ impl BoundListener {
         Ok(BoundListener {
             socket,
             unix_path: self.unix_path.clone(),
+            tls: self.tls.clone(),
         })
     }
 
@@ -181,7 +206,8 @@ impl BoundListener {
         };
         kind.source()
             .register(registry, token, Interest::READABLE)?;
-        Ok(Listener { kind, token })
+        let tls = self.tls;
+        Ok(Listener { kind, token, tls })
     }
 }
 
@@ -194,9 +220,10 @@ impl Listener {
     /// The next waiting connection; `WouldBlock` when there is none.
     pub fn accept(&self) -> io::Result<Accepted> {
         match &self.kind {
-            Kind::Tcp(listener) => listener
-                .accept()
-                .map(|(stream, address)| Accepted::Tcp(stream, address)),
+            Kind::Tcp(listener) => listener.accept().map(|(stream, address)| match &self.tls {
+                None => Accepted::Tcp(stream, address),
+                Some(tls) => Accepted::Tls(stream, address, tls.config()),
+            }),
             Kind::Unix(listener) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
         }
     }

@@ -7,15 +7,19 @@
 //! reports every read of its peer as writability, which would wake us once per request for nothing.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::gather::Gather;
+use crate::tls::TlsStream;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub enum Transfer {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    // Boxed: most sockets are clear text, and idle ones should stay small.
+    Tls(Box<TlsStream>),
 }
 
 /// A non-blocking stream socket, registered under one token for as long as it lives.
@@ -101,16 +107,46 @@ impl Socket {
         Socket::new(Stream::Tcp(stream), registry, token, false)
     }
 
+    /// Takes over an accepted TCP connection whose client will speak TLS.
+    pub fn accepted_tls(
+        stream: TcpStream,
+        config: Arc<ServerConfig>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let stream = TlsStream::server(stream, config)?;
+        Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
+    }
+
+    /// Starts to connect over TCP and to speak TLS; the connection is there when
+    /// [`Socket::connected`] says so, which is after the handshake.
+    pub fn connect_tls(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let stream = TlsStream::client(stream, config, name)?;
+        Socket::new(Stream::Tls(Box::new(stream)), registry, token, false)
+    }
+
     fn new(
         mut stream: Stream,
         registry: &Registry,
         token: Token,
         connected: bool,
     ) -> io::Result<Self> {
-        let interest = if connected {
-            Interest::READABLE
-        } else {
+        // TLS may have something to send when nobody writes: its own messages, and what it has
+        // encrypted already. Only after a full buffer does TCP report that it can be written to.
+        let both = !connected || matches!(stream, Stream::Tls(_));
+        let interest = if both {
             Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
         };
         stream.source().register(registry, token, interest)?;
         Ok(Socket {
@@ -120,7 +156,7 @@ impl Socket {
             writable: connected,
             read_closed: false,
             hung_up: false,
-            write_interest: !connected,
+            write_interest: both,
         })
     }
 
@@ -135,6 +171,12 @@ impl Socket {
         self.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
         self.read_closed |= event.is_read_closed();
         self.hung_up |= event.is_write_closed() || event.is_error();
+        if let Stream::Tls(tls) = &mut self.stream {
+            tls.refilled();
+            if event.is_writable() {
+                self.writable = tls.flush().unwrap_or(true);
+            }
+        }
     }
 
     /// Whether a read might give something.
@@ -162,19 +204,70 @@ impl Socket {
         if !self.writable {
             return None;
         }
-        let Stream::Tcp(stream) = &self.stream else {
-            return Some(Ok(()));
+        let stream = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) => return Some(Ok(())),
+            Stream::Tls(tls) => &tls.tcp,
         };
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => Some(Err(error)),
             Ok(None) => match stream.peer_addr() {
-                Ok(_) => Some(Ok(())),
+                Ok(_) => self.shake_hands(),
                 Err(error) if error.kind() == ErrorKind::NotConnected => {
                     self.writable = false;
                     None
                 }
                 Err(error) => Some(Err(error)),
             },
+        }
+    }
+
+    /// The client's part of a handshake, as far as it goes now.
+    fn shake_hands(&mut self) -> Option<io::Result<()>> {
+        let Stream::Tls(tls) = &mut self.stream else {
+            return Some(Ok(()));
+        };
+        match tls.shake_hands() {
+            Ok(done) => {
+                self.writable = tls.is_flushed();
+                done.then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The protocol that TLS has agreed on (ALPN); `None` in clear text, before the handshake is
+    /// over, and when nothing was offered.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match &self.stream {
+            Stream::Tls(tls) => tls.protocol(),
+            _ => None,
+        }
+    }
+
+    /// Whether a TLS handshake is still going on.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(&self.stream, Stream::Tls(tls) if tls.is_handshaking())
+    }
+
+    /// Whether bytes go over it encrypted.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
+    }
+
+    /// The certificates that the peer has shown, its own first; none in clear text.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.stream {
+            Stream::Tls(tls) => tls.peer_certificates(),
+            _ => &[],
+        }
+    }
+
+    /// Whether everything that was written has gone to the kernel.
+    pub fn is_flushed(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(tls) => tls.is_flushed(),
+            _ => true,
         }
     }
 
@@ -187,6 +280,7 @@ impl Socket {
             let result = match &mut self.stream {
                 Stream::Tcp(stream) => stream.read(buffer),
                 Stream::Unix(stream) => stream.read(buffer),
+                Stream::Tls(tls) => tls.read(buffer),
             };
             return match result {
                 Ok(0) => {
@@ -194,7 +288,11 @@ impl Socket {
                     Transfer::End
                 }
                 Ok(count) => {
-                    self.readable = count == buffer.len() || self.read_closed;
+                    let more = match &self.stream {
+                        Stream::Tls(tls) => tls.may_have_more(),
+                        _ => count == buffer.len(),
+                    };
+                    self.readable = more || self.read_closed;
                     Transfer::Bytes(count)
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -212,6 +310,7 @@ impl Socket {
         self.write_with(bytes.len(), |stream| match stream {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
+            Stream::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
         })
     }
 
@@ -221,6 +320,7 @@ impl Socket {
             gather.with_slices(input, |slices| match (slices, stream) {
                 ([one], Stream::Tcp(stream)) => stream.write(one),
                 ([one], Stream::Unix(stream)) => stream.write(one),
+                (slices, Stream::Tls(tls)) => tls.write(slices),
                 (many, Stream::Tcp(stream)) => stream.write_vectored(many),
                 (many, Stream::Unix(stream)) => stream.write_vectored(many),
             })
@@ -238,7 +338,7 @@ impl Socket {
         loop {
             return match write(&mut self.stream) {
                 Ok(count) => {
-                    self.writable = count == wanted;
+                    self.writable = count == wanted && self.is_flushed();
                     if count == 0 {
                         Transfer::Blocked
                     } else {
@@ -271,10 +371,30 @@ impl Socket {
     /// Ends our sending side; the peer reads an end of stream.
     pub fn shutdown_write(&mut self) {
         // An error means that the connection is gone already, which reads will tell.
-        let _ = match &self.stream {
+        let _ = match &mut self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(tls) => {
+                tls.send_close_notify();
+                tls.tcp.shutdown(Shutdown::Write)
+            }
         };
+    }
+
+    /// Says something in clear text to a peer that speaks no TLS where it should: a read was
+    /// `Broken(Unsupported)`. Short enough to be taken at once, or lost.
+    pub fn write_clear(&mut self, bytes: &[u8]) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            // Nothing can be done for a peer that does not take it.
+            let _ = tls.write_clear(bytes);
+        }
+    }
+
+    /// Tells a TLS peer that the connection ends here, so that it need not suspect a cut.
+    pub fn say_goodbye(&mut self) {
+        if let Stream::Tls(tls) = &mut self.stream {
+            tls.send_close_notify();
+        }
     }
 
     /// Takes the socket out of the readiness queue before it is dropped.
@@ -294,6 +414,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream,
             Stream::Unix(stream) => stream,
+            Stream::Tls(tls) => &mut tls.tcp,
         }
     }
 }
