@@ -5,7 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import OWN, PROGRAM, Evener, Start, origin_command, uvicorn_command
+from running import (
+    OWN,
+    PROGRAM,
+    Evener,
+    Origin,
+    Origins,
+    Serve,
+    Served,
+    Start,
+    origin_command,
+    uvicorn_command,
+)
 
 
 def pytest_configure() -> None:
@@ -40,6 +51,42 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield begin
     for evener in running:
         _end(evener)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts `evener serve` with files of a test's own; stopped, cleanly, when the test ends."""
+    running: list[Evener] = []
+
+    def begin(text: str, *, wait: bool = True, workers: int = 0, **more: object) -> Served:
+        path = str(more.pop("ready_path", "/who"))
+        folder = tmp_path / f"serve-{len(running)}"
+        folder.mkdir()
+        served = Served(folder, text, **more)  # type: ignore[arg-type]
+        running.append(served)
+        if wait:
+            served.wait_until_ready(path, workers)
+        return served
+
+    yield begin
+    for served in running:
+        _end(served)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[Origins]:
+    """Starts endpoints; ended when the test ends."""
+    running: list[Origin] = []
+
+    def begin(name: str, *, unix: bool = False, **more: object) -> Origin:
+        path = tmp_path / f"{name}.sock" if unix else None
+        started = Origin(name, path, **more)  # type: ignore[arg-type]
+        running.append(started)
+        return started
+
+    yield begin
+    for started in running:
+        started.stop()
 
 
 def _end(evener: Evener) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 Behaviour = Callable[["Connection"], bool]
 BEHAVIOURS: dict[str, Behaviour] = {}
 EVENTS: list[str] = []
+NAME = os.environ.get("ORIGIN_NAME", "")
 
 
 def behaviour(path: str) -> Callable[[Behaviour], Behaviour]:
@@ -132,8 +133,9 @@ def show_events(it: Connection) -> bool:
 
 @behaviour("/who")
 def who(it: Connection) -> bool:
-    """Answers with the process and how many requests this connection has had."""
-    return it.answer(json.dumps({"worker": os.getpid(), "nth": it.requests}).encode())
+    """Answers with the process, its name and how many requests this connection has had."""
+    answer = {"worker": os.getpid(), "name": NAME, "nth": it.requests}
+    return it.answer(json.dumps(answer).encode())
 
 
 @behaviour("/slow")
@@ -342,12 +344,20 @@ BEHAVIOURS |= {
 
 
 def main() -> int:
-    """Listens on the socket until SIGTERM."""
+    """Listens on the socket, or on a port of the loopback address, until SIGTERM."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--socket", type=Path, required=True)
-    path = parser.parse_args().socket
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--socket", type=Path)
+    where.add_argument("--port", type=int)
+    parser.add_argument("--host", default="127.0.0.1")
+    arguments = parser.parse_args()
+    if arguments.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(arguments.socket))
+    else:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((arguments.host, arguments.port))
     listener.listen(1024)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:

@@ -83,16 +83,23 @@ class Evener:
         environment: dict[str, str] | None = None,
         program: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.admin = folder / "admin.sock"
-        self.log = folder / "evener.log"
+        self._prepare(folder)
         command = [*program, str(PROGRAM), "run"]
         command += [app] if app else []
         command += ["--app-dir", str(app_dir)] if app_dir else []
         command += ["--port", str(self.port), "--admin", str(self.admin), *arguments]
+        self._begin(command, environment)
+
+    def _prepare(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.admin = folder / "admin.sock"
+        self.log = folder / "evener.log"
+
+    def _begin(self, command: list[str], environment: dict[str, str] | None) -> None:
         self.command = command
-        variables = {**os.environ, "SHOP_DATA": str(folder / "shop"), **(environment or {})}
+        data = str(self.folder / "shop")
+        variables = {**os.environ, "SHOP_DATA": data, **(environment or {})}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=variables
@@ -148,6 +155,17 @@ class Evener:
         """The JSON that `evener WORDS --json` answers."""
         return json.loads(self.tell(*words, "--json").stdout)
 
+    def ask_api(self, path: str) -> Any:
+        """What the admin API answers at a path."""
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(str(self.admin))
+            stream.sendall(f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while piece := stream.recv(65536):
+                answer += piece
+        return json.loads(answer.partition(b"\r\n\r\n")[2])
+
     def workers(self) -> list[dict[str, Any]]:
         """The workers as `evener workers --json` lists them."""
         answer = self.ask("workers")
@@ -191,4 +209,90 @@ class Evener:
         return found
 
 
+class Served(Evener):
+    """One running `evener serve`: `PORT` in the file is its port."""
+
+    def __init__(self, folder: Path, text: str, environment: dict[str, str] | None = None) -> None:
+        self._prepare(folder)
+        self.file = folder / "evener.toml"
+        self.write(text)
+        self._begin([str(PROGRAM), "serve", "-c", str(self.file)], environment)
+
+    def write(self, text: str) -> None:
+        """Writes its file anew; it is not told."""
+        head = "" if "[[listener]]" in text else '[[listener]]\naddress = "127.0.0.1:PORT"\n'
+        text = f'{head}{text}\n[admin]\nsocket = "{self.admin}"\n'
+        self.file.write_text(text.replace("PORT", str(self.port)))
+
+    def wait_until_ready(self, path: str = "/who", workers: int = 0) -> None:
+        """Waits until a request is answered, well or not."""
+
+        def answers() -> bool:
+            if self.process.poll() is not None:
+                status = self.process.returncode
+                raise AssertionError(f"ended with {status} instead of serving:\n{self.words()}")
+            try:
+                return self.get(path).status < 500 and len(self.ready()) >= workers
+            except (OSError, EOFError, AssertionError):
+                return False
+
+        eventually(answers, "an answer", START_SECONDS, every=0.05)
+
+    def who(self, path: str = "/who", *fields: str, host: str = "test") -> str:
+        """The name of the origin that answers."""
+        with self.wire() as wire:
+            wire.request("GET", path, *fields, host=host)
+            response = wire.response()
+        assert response.status == 200, (response.status, response.body)
+        name: str = response.json()["name"]
+        return name
+
+
+class Origin:
+    """One endpoint that is no worker of ours: `tests/origin.py` on a port or a unix socket."""
+
+    def __init__(
+        self,
+        name: str,
+        path: Path | None = None,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
+        self.name = name
+        self.host = host
+        self.port = port or free_port()
+        self.address = f"unix:{path}" if path else f"{host}:{self.port}"
+        self.path = path
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Starts the process, if it does not run, and waits until it listens."""
+        where = ["--host", self.host, "--port", str(self.port)]
+        if self.path:
+            where = ["--socket", str(self.path)]
+        command = [sys.executable, str(ROOT / "tests" / "origin.py"), *where]
+        variables = {**os.environ, "ORIGIN_NAME": self.name}
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables)
+        eventually(self.listens, f"origin {self.name} listens")
+
+    def listens(self) -> bool:
+        """Whether somebody can connect to it."""
+        family = socket.AF_UNIX if self.path else socket.AF_INET
+        with socket.socket(family) as probe:
+            where = str(self.path) if self.path else (self.host, self.port)
+            return probe.connect_ex(where) == 0
+
+    def stop(self) -> None:
+        """Ends the process."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        if self.path:
+            self.path.unlink(missing_ok=True)
+
+
 Start = Callable[..., Evener]
+Serve = Callable[..., Served]
+Origins = Callable[..., Origin]

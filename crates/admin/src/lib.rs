@@ -17,6 +17,6 @@ pub use report::{
     ClusterReport, EndpointReport, Receipt, RolloutReport, StatusReport, TrafficReport,
     WorkerReport, WorkersReport,
 };
-pub use route::{Command, Order, Source};
+pub use route::{Command, EndpointChange, EndpointOrder, NewEndpoint, Order, Source};
 pub use server::{Server, serve_tcp, serve_unix};
 pub use socket::{AdminSocket, SocketError, socket_directory, socket_path};

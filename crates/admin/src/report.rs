@@ -136,6 +136,8 @@ pub struct EndpointReport {
     pub in_flight_max: u32,
     /// It takes no new requests.
     pub draining: bool,
+    /// Active checks say that it cannot take requests.
+    pub unhealthy: bool,
     /// Its event loop stands still right now.
     pub stalled: bool,
     /// Requests it was given.

@@ -37,7 +37,7 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// What the program may be told to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Replace all workers one by one.
     Reload,
@@ -45,6 +45,50 @@ pub enum Command {
     Drain,
     /// Run so many workers.
     Scale(usize),
+    /// Change the endpoints of a cluster, until the configuration is read again.
+    Endpoint(EndpointOrder),
+}
+
+/// A change of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointOrder {
+    /// The name of the cluster.
+    pub cluster: String,
+    /// The name or address of the endpoint.
+    pub endpoint: String,
+    /// What becomes of it.
+    pub change: EndpointChange,
+}
+
+/// What becomes of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointChange {
+    /// It joins.
+    Add(NewEndpoint),
+    /// It gets no new requests, and leaves after its last one.
+    Remove,
+    /// It gets no new requests, and stays.
+    Drain,
+    /// It gets requests again.
+    Restore,
+}
+
+/// The settings of an endpoint that joins, as in the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewEndpoint {
+    /// Its name; the address, if there is none.
+    pub name: Option<String>,
+    /// Its share of the requests.
+    pub weight: Option<u32>,
+    /// Serves only when no other can.
+    pub backup: bool,
+    /// Switched off.
+    pub down: bool,
+    /// Endpoints of a higher number serve when those of lower ones cannot.
+    pub priority: u32,
+    /// The most requests it may have in flight; 0 is no bound.
+    pub max_conns: u32,
 }
 
 /// A command and where its answer goes; an error is a message for the one who asked.
@@ -72,6 +116,15 @@ struct ScaleBody {
     workers: usize,
 }
 
+/// The body of a change: cluster and endpoint, and for one that joins its settings.
+#[derive(Deserialize)]
+struct EndpointBody {
+    cluster: String,
+    endpoint: String,
+    #[serde(flatten)]
+    settings: serde_json::Map<String, serde_json::Value>,
+}
+
 #[derive(Serialize)]
 struct Problem<'a> {
     error: &'a str,
@@ -87,7 +140,13 @@ impl Api {
         }
         let command = matches!(
             path.as_str(),
-            "/api/v1/reload" | "/api/v1/drain" | "/api/v1/scale"
+            "/api/v1/reload"
+                | "/api/v1/drain"
+                | "/api/v1/scale"
+                | "/api/v1/endpoints/add"
+                | "/api/v1/endpoints/remove"
+                | "/api/v1/endpoints/drain"
+                | "/api/v1/endpoints/restore"
         );
         let reading = method == Method::GET || method == Method::HEAD;
         match (command, reading, method == Method::POST) {
@@ -140,6 +199,13 @@ impl Api {
         let command = match path {
             "/api/v1/reload" => Command::Reload,
             "/api/v1/drain" => Command::Drain,
+            "/api/v1/endpoints/add"
+            | "/api/v1/endpoints/remove"
+            | "/api/v1/endpoints/drain"
+            | "/api/v1/endpoints/restore" => match endpoint_order(path, &body) {
+                Ok(order) => Command::Endpoint(order),
+                Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &message),
+            },
             _ => match serde_json::from_slice::<ScaleBody>(&body) {
                 Ok(body) => Command::Scale(body.workers),
                 Err(error) => {
@@ -159,6 +225,34 @@ impl Api {
             Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, stopping),
         }
     }
+}
+
+fn endpoint_order(path: &str, body: &[u8]) -> Result<EndpointOrder, String> {
+    let wrong = |error: serde_json::Error| {
+        format!("the body must be {{\"cluster\": NAME, \"endpoint\": ADDRESS}}: {error}")
+    };
+    let body: EndpointBody = serde_json::from_slice(body).map_err(wrong)?;
+    let change = match path {
+        "/api/v1/endpoints/add" => {
+            let settings = serde_json::Value::Object(body.settings);
+            EndpointChange::Add(serde_json::from_value(settings).map_err(wrong)?)
+        }
+        _ => {
+            if let Some(name) = body.settings.keys().next() {
+                return Err(format!("`{name}` is for endpoints that are added"));
+            }
+            match path {
+                "/api/v1/endpoints/remove" => EndpointChange::Remove,
+                "/api/v1/endpoints/drain" => EndpointChange::Drain,
+                _ => EndpointChange::Restore,
+            }
+        }
+    };
+    Ok(EndpointOrder {
+        cluster: body.cluster,
+        endpoint: body.endpoint,
+        change,
+    })
 }
 
 fn refused(status: StatusCode) -> Answer {

@@ -110,6 +110,11 @@ async fn every_path_of_the_document_answers() {
         for method in methods.as_object().unwrap().keys() {
             let status = match method.as_str() {
                 "get" => get(target).await.0,
+                _ if target.contains("endpoints") => {
+                    post(target, "{\"cluster\": \"a\", \"endpoint\": \"b\"}")
+                        .await
+                        .0
+                }
                 _ => post(target, "{\"workers\": 2}").await.0,
             };
             let expected = methods[method]["responses"].get(status.to_string());
@@ -146,6 +151,24 @@ async fn every_path_of_the_document_answers() {
     assert_eq!(post("/api/v1/status", "").await.0, 405);
     let (status, body) = post("/api/v1/reload", "").await;
     assert_eq!((status, body.contains("\"generation\":3")), (202, true));
+    let add = "{\"cluster\": \"a\", \"endpoint\": \"127.0.0.1:1\", \"weight\": 3}";
+    let (status, body) = post("/api/v1/endpoints/add", add).await;
+    assert_eq!(
+        (status, body.contains("weight: Some(3)")),
+        (202, true),
+        "{body}"
+    );
+    for (target, body) in [
+        ("add", "{\"cluster\": \"a\"}"),
+        (
+            "add",
+            "{\"cluster\": \"a\", \"endpoint\": \"b\", \"wieght\": 3}",
+        ),
+        ("drain", add),
+    ] {
+        let (status, _) = post(&format!("/api/v1/endpoints/{target}"), body).await;
+        assert_eq!(status, 422, "{target} {body}");
+    }
     assert_eq!(post("/api/v1/scale", "{\"workers\": 99}").await.0, 409);
     assert_eq!(post("/api/v1/scale", "{\"workers\": \"x\"}").await.0, 422);
     assert_eq!(post("/api/v1/scale", &" ".repeat(5000)).await.0, 413);

@@ -31,8 +31,9 @@ pub(crate) enum Command {
     Reload(ReloadArguments),
     /// Change the number of workers.
     Scale(ScaleArguments),
-    /// Stop the running program after finishing what is under way.
-    Drain(ClientArguments),
+    /// Stop the running program after finishing what is under way; or give one endpoint no new
+    /// requests.
+    Drain(DrainArguments),
     /// Say which version this is.
     Version,
 }
@@ -73,6 +74,18 @@ pub(crate) struct ReloadArguments {
     /// Return at once instead of waiting until all workers have been replaced.
     #[arg(long)]
     pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArguments {
+    /// Only this endpoint, as CLUSTER/ENDPOINT with its name or address; the program goes on.
+    #[arg(value_name = "ENDPOINT")]
+    pub(crate) endpoint: Option<String>,
+    /// Give the endpoint requests again.
+    #[arg(long, requires = "endpoint")]
+    pub(crate) undo: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArguments,
 }
 
 #[derive(Debug, Args)]

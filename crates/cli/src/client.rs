@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use evener_admin::{Receipt, StatusReport, WorkerReport, socket_directory, socket_path};
 
-use crate::args::{ClientArguments, ReloadArguments, ScaleArguments};
+use crate::args::{ClientArguments, DrainArguments, ReloadArguments, ScaleArguments};
 use crate::start::DEFAULT_NAME;
 
 /// The running program answers at once, or is stuck.
@@ -79,10 +79,23 @@ pub(crate) fn scale(arguments: &ScaleArguments) -> Result<String, String> {
     Ok(answer(&arguments.client, &body, &parse(&body)?))
 }
 
-/// Stops the program when what is under way is finished.
-pub(crate) fn drain(arguments: &ClientArguments) -> Result<String, String> {
-    let body = post(&find(arguments)?, "/api/v1/drain", "")?;
-    Ok(answer(arguments, &body, &parse(&body)?))
+/// Stops the program when what is under way is finished, or drains one endpoint.
+pub(crate) fn drain(arguments: &DrainArguments) -> Result<String, String> {
+    let (path, body) = match &arguments.endpoint {
+        None => ("/api/v1/drain", String::new()),
+        Some(endpoint) => {
+            let (cluster, endpoint) = endpoint.split_once('/').ok_or_else(|| {
+                format!("`{endpoint}`: write CLUSTER/ENDPOINT, as in api/127.0.0.1:9001")
+            })?;
+            let body = serde_json::json!({ "cluster": cluster, "endpoint": endpoint });
+            match arguments.undo {
+                true => ("/api/v1/endpoints/restore", body.to_string()),
+                false => ("/api/v1/endpoints/drain", body.to_string()),
+            }
+        }
+    };
+    let body = post(&find(&arguments.client)?, path, &body)?;
+    Ok(answer(&arguments.client, &body, &parse(&body)?))
 }
 
 fn answer(arguments: &ClientArguments, body: &str, receipt: &Receipt) -> String {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use evener_config::{Admin, Config, Listener, Log, Route};
+use evener_config::{Admin, Config, Dns, Listener, Log, Route};
 
 use crate::Failure;
 use crate::application::{self, Application};
@@ -81,6 +81,7 @@ fn config(resolved: &Resolved) -> Config {
         trusted: resolved.trusted.clone(),
         response_fields: resolved.fields.clone(),
         health: resolved.health.clone(),
+        dns: Dns::default(),
         log: Log::default(),
         admin: Admin::default(),
     }

@@ -1,14 +1,19 @@
 //! The clusters of a running program: made of a configuration, and brought in line with another
 //! one when it is read again. Endpoints that stay keep what is known about them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use evener_config::values::Target;
-use evener_config::{Config, Endpoint};
+use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
+use evener_config::values::{self, Target};
+use evener_config::{Config, Endpoint, HealthCheck, nearest};
+use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
     Share,
 };
+
+use evener_health::{Checked, Place, Wanted};
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -24,6 +29,8 @@ pub(crate) struct Site {
 #[derive(Default)]
 struct State {
     groups: Vec<Group>,
+    /// What names stand for, as far as it is known.
+    found: HashMap<Target, Vec<Address>>,
     next_endpoint: u64,
     leaving: Vec<Leaving>,
 }
@@ -31,12 +38,27 @@ struct State {
 /// A cluster and what the configuration says about it.
 struct Group {
     cluster: Arc<Cluster>,
+    /// How its endpoints are checked.
+    health: Option<Arc<HealthCheck>>,
     /// Empty for the local application, whose workers come and go by themselves.
     members: Vec<Member>,
 }
 
+/// An endpoint of the configuration.
 struct Member {
     endpoint: Endpoint,
+    /// Where it is: one address, or as many as its name has.
+    seats: Vec<Seat>,
+    /// Its addresses get no requests before their first check.
+    hold: bool,
+}
+
+/// One address of an endpoint.
+#[derive(Clone)]
+struct Seat {
+    address: EndpointAddress,
+    rank: u32,
+    weight: u32,
     id: EndpointId,
 }
 
@@ -72,6 +94,7 @@ impl Site {
             }
             let mut group = Group::new(&wanted.name, wanted.queue_length);
             group.cluster.set_method(wanted.method);
+            group.health = wanted.health.clone().map(Arc::new);
             state.settle(&mut group, &wanted.endpoints);
             clusters.push(group.cluster.clone());
             new.push(group);
@@ -115,11 +138,13 @@ impl Site {
                 Some(cluster) => {
                     group.cluster.set_queue_length(cluster.queue_length);
                     group.cluster.set_method(cluster.method);
+                    group.set_health(cluster.health.as_ref());
                     state.settle(group, &cluster.endpoints);
                     true
                 }
                 None => {
-                    let ids = group.members.iter().map(|member| member.id).collect();
+                    let seats = group.members.iter().flat_map(|member| &member.seats);
+                    let ids = seats.map(|seat| seat.id).collect();
                     state
                         .leaving
                         .push(Leaving::Cluster(group.cluster.clone(), ids));
@@ -129,6 +154,91 @@ impl Site {
         });
         groups.extend(plan.new);
         state.groups = groups;
+    }
+
+    /// Changes an endpoint by hand, until the configuration is read again. Says what is done.
+    pub(crate) fn change(&self, order: &EndpointOrder) -> Result<String, String> {
+        let mut state = self.lock();
+        let EndpointOrder {
+            cluster, endpoint, ..
+        } = order;
+        let names = state.groups.iter().map(|group| group.cluster.name());
+        let Some(index) = names.clone().position(|name| name == cluster) else {
+            let help = match nearest(cluster, names.clone()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("there is {}", names.collect::<Vec<_>>().join(", ")),
+            };
+            return Err(format!("there is no cluster `{cluster}`; {help}"));
+        };
+        if cluster == APP {
+            return Err(
+                "the workers of `[app]` come and go by `evener scale` and `evener reload`"
+                    .to_owned(),
+            );
+        }
+        let mut group = state.groups.swap_remove(index);
+        let done = state.change(&mut group, endpoint, &order.change);
+        state.groups.push(group);
+        state
+            .groups
+            .sort_by(|one, other| one.cluster.name().cmp(other.cluster.name()));
+        done
+    }
+
+    /// A name has been looked up: endpoints join and leave.
+    pub(crate) fn take_found(&self, found: Found) {
+        let mut state = self.lock();
+        let mut groups = std::mem::take(&mut state.groups);
+        for group in &mut groups {
+            state.reseat(group, &found);
+        }
+        state.groups = groups;
+        state.found.insert(found.target, found.addresses);
+    }
+
+    /// The names that have to be looked up.
+    pub(crate) fn names(&self) -> Vec<Target> {
+        let mut state = self.lock();
+        let members = state.groups.iter().flat_map(|group| &group.members);
+        let targets = members.map(|member| member.endpoint.target.clone());
+        let names: Vec<Target> = targets.filter(|target| address(target).is_none()).collect();
+        state.found.retain(|target, _| names.contains(target));
+        names
+    }
+
+    /// The endpoints that are to be checked.
+    pub(crate) fn checks(&self) -> Vec<Wanted> {
+        let state = self.lock();
+        let mut wanted = Vec::new();
+        for group in &state.groups {
+            let Some(check) = &group.health else { continue };
+            for member in &group.members {
+                wanted.extend(member.seats.iter().map(|seat| Wanted {
+                    id: seat.id.0,
+                    name: format!("{}/{}", group.cluster.name(), member.endpoint.name),
+                    place: match &seat.address {
+                        EndpointAddress::Tcp(address) => Place::Tcp(*address),
+                        EndpointAddress::Unix(path) => Place::Unix(path.clone()),
+                    },
+                    check: Arc::clone(check),
+                }));
+            }
+        }
+        wanted
+    }
+
+    /// Checks have found something out about an endpoint.
+    pub(crate) fn take_checked(&self, checked: Checked) {
+        let state = self.lock();
+        let is_meant = |group: &&Group| {
+            let mut seats = group.members.iter().flat_map(|member| &member.seats);
+            group.health.is_some() && seats.any(|seat| seat.id.0 == checked.id)
+        };
+        if let Some(group) = state.groups.iter().find(is_meant) {
+            group
+                .cluster
+                .set_healthy(EndpointId(checked.id), checked.usable);
+        }
     }
 
     /// Lets go of what has finished its last request; called now and then.
@@ -206,8 +316,29 @@ impl Group {
     fn new(name: &str, queue_length: usize) -> Group {
         Group {
             cluster: Cluster::new(name, queue_length),
+            health: None,
             members: Vec::new(),
         }
+    }
+
+    /// Checks in this way from now on. Without checks, every endpoint counts as healthy.
+    fn set_health(&mut self, check: Option<&HealthCheck>) {
+        if self.health.as_deref() == check {
+            return;
+        }
+        self.health = check.cloned().map(Arc::new);
+        if self.health.is_none() {
+            for seat in self.members.iter().flat_map(|member| &member.seats) {
+                self.cluster.set_healthy(seat.id, true);
+            }
+        }
+    }
+
+    /// The settings that endpoints join by.
+    fn hold(&self) -> bool {
+        self.health
+            .as_ref()
+            .is_some_and(|check| check.settings.hold)
     }
 }
 
@@ -226,40 +357,187 @@ impl State {
             let known = gone.iter().position(|member| member.endpoint == *endpoint);
             let member = match known {
                 Some(index) => gone.remove(index),
-                None => self.join(&group.cluster, endpoint),
+                None => self.member(&group.cluster, endpoint, group.hold()),
             };
             group.members.push(member);
         }
         for member in gone {
-            group.cluster.drain(member.id);
-            self.leaving
-                .push(Leaving::Endpoint(group.cluster.clone(), member.id));
+            for seat in member.seats {
+                self.leave(&group.cluster, seat.id);
+            }
         }
     }
 
-    fn join(&mut self, cluster: &Cluster, endpoint: &Endpoint) -> Member {
-        let id = EndpointId(FIRST_ENDPOINT + self.next_endpoint);
-        self.next_endpoint += 1;
-        if let Some(address) = address(&endpoint.target) {
-            cluster.add(EndpointSpec {
-                id,
-                name: endpoint.name.clone(),
-                address,
-                in_flight_max: endpoint.in_flight_max.unwrap_or(0),
-                share: Share {
-                    weight: endpoint.weight,
-                    priority: endpoint.priority,
-                    backup: endpoint.backup,
-                    down: endpoint.down,
-                },
-                page: None,
-            });
+    fn change(
+        &mut self,
+        group: &mut Group,
+        name: &str,
+        change: &EndpointChange,
+    ) -> Result<String, String> {
+        let cluster = group.cluster.clone();
+        if let EndpointChange::Add(settings) = change {
+            let endpoint = new_endpoint(name, settings)?;
+            let taken = |member: &Member| {
+                member.endpoint.target == endpoint.target || member.endpoint.name == endpoint.name
+            };
+            if group.members.iter().any(taken) {
+                return Err(format!("`{name}` is in this cluster already"));
+            }
+            let member = self.member(&cluster, &endpoint, group.hold());
+            group.members.push(member);
+            return Ok(format!("`{name}` takes requests of `{}`", cluster.name()));
         }
-        Member {
-            endpoint: endpoint.clone(),
-            id,
+        let is_meant = |member: &Member| {
+            member.endpoint.name == name || member.endpoint.target.to_string() == name
+        };
+        let Some(index) = group.members.iter().position(is_meant) else {
+            return Err(unknown_endpoint(group, name));
+        };
+        let ids = group.members[index].seats.iter().map(|seat| seat.id);
+        match change {
+            EndpointChange::Remove => {
+                if group.members.len() == 1 {
+                    return Err(format!(
+                        "`{name}` is the last endpoint of `{}`",
+                        cluster.name()
+                    ));
+                }
+                for seat in group.members.remove(index).seats {
+                    self.leave(&cluster, seat.id);
+                }
+                Ok(format!("`{name}` leaves after its last request"))
+            }
+            EndpointChange::Drain => {
+                ids.for_each(|id| cluster.drain(id));
+                Ok(format!("`{name}` gets no new requests"))
+            }
+            _ => {
+                ids.for_each(|id| cluster.restore(id));
+                Ok(format!("`{name}` gets requests again"))
+            }
         }
     }
+
+    fn member(&mut self, cluster: &Cluster, endpoint: &Endpoint, hold: bool) -> Member {
+        let found = self.found.get(&endpoint.target).cloned();
+        let mut member = Member {
+            endpoint: endpoint.clone(),
+            seats: Vec::new(),
+            hold,
+        };
+        match (address(&endpoint.target), found) {
+            (Some(address), _) => self.join(cluster, &mut member, address, 0, 1),
+            (None, found) => {
+                for one in found.unwrap_or_default() {
+                    let address = EndpointAddress::Tcp(one.address);
+                    self.join(cluster, &mut member, address, one.rank, one.weight);
+                }
+            }
+        }
+        member
+    }
+
+    fn join(
+        &mut self,
+        cluster: &Cluster,
+        member: &mut Member,
+        address: EndpointAddress,
+        rank: u32,
+        weight: u32,
+    ) {
+        let endpoint = &member.endpoint;
+        let id = EndpointId(FIRST_ENDPOINT + self.next_endpoint);
+        self.next_endpoint += 1;
+        // Several addresses of one name are told apart by the address.
+        let name = match endpoint.target {
+            Target::Tcp(_) | Target::Unix(_) => endpoint.name.clone(),
+            Target::Name { .. } | Target::Service(_) => format!("{} {address}", endpoint.name),
+        };
+        cluster.add(EndpointSpec {
+            id,
+            name,
+            address: address.clone(),
+            in_flight_max: endpoint.in_flight_max.unwrap_or(0),
+            share: Share {
+                weight: endpoint.weight.saturating_mul(weight),
+                priority: endpoint.priority.saturating_add(rank),
+                backup: endpoint.backup,
+                down: endpoint.down || member.hold,
+            },
+            page: None,
+        });
+        if member.hold {
+            cluster.set_healthy(id, false);
+            cluster.set_down(id, endpoint.down);
+        }
+        member.seats.push(Seat {
+            address,
+            rank,
+            weight,
+            id,
+        });
+    }
+
+    fn leave(&mut self, cluster: &Arc<Cluster>, id: EndpointId) {
+        cluster.drain(id);
+        self.leaving.push(Leaving::Endpoint(cluster.clone(), id));
+    }
+
+    /// A name has these addresses now.
+    fn reseat(&mut self, group: &mut Group, found: &Found) {
+        let cluster = group.cluster.clone();
+        let named = group.members.iter_mut();
+        for member in named.filter(|member| member.endpoint.target == found.target) {
+            let mut gone = std::mem::take(&mut member.seats);
+            for one in &found.addresses {
+                let address = EndpointAddress::Tcp(one.address);
+                let stays = |seat: &Seat| {
+                    (&seat.address, seat.rank, seat.weight) == (&address, one.rank, one.weight)
+                };
+                match gone.iter().position(stays) {
+                    Some(index) => member.seats.push(gone.remove(index)),
+                    None => self.join(&cluster, member, address, one.rank, one.weight),
+                }
+            }
+            for seat in gone {
+                self.leave(&cluster, seat.id);
+            }
+        }
+    }
+}
+
+fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, String> {
+    let target = Target::parse(address)?;
+    let name = match &settings.name {
+        Some(name) => values::name(name)?,
+        None => target.to_string(),
+    };
+    Ok(Endpoint {
+        name,
+        target,
+        weight: settings.weight.unwrap_or(1).clamp(1, 65_535),
+        priority: settings.priority,
+        backup: settings.backup,
+        down: settings.down,
+        in_flight_max: Some(settings.max_conns).filter(|most| *most > 0),
+    })
+}
+
+fn unknown_endpoint(group: &Group, name: &str) -> String {
+    let names = || {
+        group
+            .members
+            .iter()
+            .map(|member| member.endpoint.name.as_str())
+    };
+    let help = match nearest(name, names()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
+    };
+    format!(
+        "there is no endpoint `{name}` in `{}`; {help}",
+        group.cluster.name()
+    )
 }
 
 /// Where an endpoint is, unless that has to be looked up.

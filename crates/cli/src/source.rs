@@ -86,9 +86,12 @@ impl Program {
     /// Whether every cluster has an endpoint that takes requests.
     fn serves(&self) -> bool {
         let clusters = self.site.snapshots();
-        clusters
-            .iter()
-            .all(|cluster| cluster.endpoints.iter().any(|endpoint| !endpoint.draining))
+        clusters.iter().all(|cluster| {
+            cluster
+                .endpoints
+                .iter()
+                .any(|endpoint| !endpoint.draining && !endpoint.unhealthy)
+        })
     }
 
     fn state(&self, status: &Status) -> &'static str {
@@ -161,6 +164,7 @@ fn endpoint_report(endpoint: EndpointSnapshot) -> EndpointReport {
         in_flight: endpoint.in_flight,
         in_flight_max: endpoint.in_flight_max,
         draining: endpoint.draining,
+        unhealthy: endpoint.unhealthy,
         stalled: endpoint.stalled,
         requests: endpoint.requests,
         failures: endpoint.failures,

@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
+use evener_discovery::Discovery;
 use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
+use evener_health::Checker;
 use evener_supervisor::{
     Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
 };
@@ -92,13 +94,16 @@ impl Start {
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
         let (config, plan) = site.plan(&self.config, listeners, self.shards);
-        let edge =
-            Edge::start(config, &telemetry).map_err(|error| Failure::system(error.to_string()))?;
+        let edge = Edge::start(config, &telemetry);
+        let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
-        let workers = match (&self.app, site.app()) {
-            (Some(app), Some(cluster)) => Some(supervisor(app, &cluster, &log)?),
-            _ => None,
-        };
+        let (mut discovery, found) = Discovery::new(self.config.dns.clone(), log.clone());
+        discovery.watch(&self.config.dns, site.names());
+        let (mut checker, checked) = Checker::new(log.clone());
+        checker.watch(site.checks());
+        let app = self.app.as_ref().zip(site.app());
+        let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
+        let workers = workers.transpose()?;
         let program = Arc::new(Program {
             name,
             app: self.title.clone(),
@@ -110,13 +115,12 @@ impl Start {
             draining: AtomicBool::new(false),
         });
         let (orders, received) = mpsc::channel(16);
+        let mut admin = format!("unix:{}", socket.path().display());
         let server = Server::new(Arc::clone(&program) as _, orders);
         tokio::spawn(serve_unix(server.clone(), listener));
-        let mut admin = format!("unix:{}", socket.path().display());
         if let Some((listener, access)) = admin_address {
-            let address = listener
-                .local_addr()
-                .map_err(|e| Failure::system(e.to_string()))?;
+            let address = listener.local_addr();
+            let address = address.map_err(|error| Failure::system(error.to_string()))?;
             admin.push_str(&format!(" and http://{address}/"));
             tokio::spawn(serve_tcp(server, listener, access));
         }
@@ -129,6 +133,11 @@ impl Start {
             log,
             signals,
             orders: received,
+            dns: self.config.dns.clone(),
+            discovery,
+            found,
+            checker,
+            checked,
             changes,
             reread: self.reread,
             stopping: None,
@@ -141,10 +150,11 @@ impl Start {
         drop(socket);
         match outcome {
             Outcome::Stopped => Ok(()),
-            Outcome::NeverStarted(reason) => Err(Failure::application(failure::describe(
-                &self.title,
-                &reason,
-            ))),
+            Outcome::NeverStarted(reason) => {
+                let application = self.app.and_then(|app| app.application);
+                let title = application.map_or(self.title, |application| application.target);
+                Err(Failure::application(failure::describe(&title, &reason)))
+            }
         }
     }
 }

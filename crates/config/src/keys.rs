@@ -37,8 +37,13 @@ form!(
     TARGET,
     "an address",
     false,
-    ["127.0.0.1:9001", "[::1]:9001", "unix:/run/app.sock"],
-    target
+    [
+        "127.0.0.1:9001",
+        "api.internal:80",
+        "unix:/run/app.sock",
+        "srv:_http._tcp.api.internal"
+    ],
+    Target::parse
 );
 form!(NAME, "a name", false, ["api"], values::name);
 form!(
@@ -73,6 +78,27 @@ form!(
     Template::parse
 );
 form!(
+    NAME_SERVER,
+    "the address of a name server",
+    false,
+    ["10.0.0.2", "10.0.0.2:53"],
+    values::name_server
+);
+form!(
+    TARGET_PATH,
+    "a path, perhaps with a query",
+    false,
+    ["/health", "/health?full=1"],
+    values::target_path
+);
+form!(
+    STATUSES,
+    "a status, or two with `-` between",
+    true,
+    ["200", "200-399"],
+    values::statuses
+);
+form!(
     SHARDS,
     "a number of threads from 1 to 256, or `auto`",
     true,
@@ -86,15 +112,6 @@ form!(
     ["auto", "4", "2..8"],
     workers
 );
-
-fn target(text: &str) -> Result<(), String> {
-    match Target::parse(text)? {
-        Target::Tcp(_) | Target::Unix(_) => Ok(()),
-        Target::Name { .. } | Target::Service(_) => Err(format!(
-            "`{text}`: names are not looked up yet; write the IP address"
-        )),
-    }
-}
 
 fn regex(text: &str) -> Result<(), String> {
     regex::bytes::Regex::new(text).map(|_| ()).map_err(|error| {
@@ -189,6 +206,12 @@ pub static ROOT: Table = Table {
             TableOf(&TIMEOUTS),
             Value("{}"),
             "Deadlines of every phase of a connection.",
+        ),
+        key(
+            "dns",
+            TableOf(&DNS),
+            Value("{}"),
+            "How names of endpoints are looked up.",
         ),
         key("log", TableOf(&LOG), Value("{}"), "How the logs look."),
         key(
@@ -427,6 +450,38 @@ static TIMEOUTS: Table = Table {
             Time,
             Value("\"30s\""),
             "Time for requests under way when a worker or the program goes.",
+        ),
+    ],
+};
+
+static DNS: Table = Table {
+    title: "[dns]",
+    doc: "How names of endpoints are looked up. A name is looked up again when its time to live is over; \
+endpoints join and leave as its addresses do. An answer that does not come, or that names no address, changes nothing.",
+    keys: &[
+        key(
+            "servers",
+            OneOrMore(&Formed(&NAME_SERVER)),
+            Said("those of the system"),
+            "Name servers.",
+        ),
+        key(
+            "ttl_min",
+            Time,
+            Value("\"1s\""),
+            "An answer holds at least so long, whatever it says.",
+        ),
+        key(
+            "ttl_max",
+            Time,
+            Value("\"5m\""),
+            "An answer holds at most so long.",
+        ),
+        key(
+            "timeout",
+            Time,
+            Value("\"2s\""),
+            "How long an answer is waited for.",
         ),
     ],
 };

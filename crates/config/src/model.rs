@@ -1,11 +1,12 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_policy::balance::Method;
+use evener_policy::health;
 
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
@@ -37,6 +38,8 @@ pub struct Config {
     pub response_fields: Vec<(String, String)>,
     /// Paths that the edge answers itself.
     pub health: HealthPaths,
+    /// How names of endpoints are looked up.
+    pub dns: Dns,
     /// How the logs look.
     pub log: Log,
     /// Where the admin API is.
@@ -182,10 +185,41 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// What the method tells requests apart by.
     pub key: BalanceKey,
+    /// How its endpoints are checked, if they are.
+    pub health: Option<HealthCheck>,
     /// Requests that may wait for an endpoint (503 beyond it).
     pub queue_length: usize,
     /// Deadlines, those of the cluster laid over the general ones.
     pub timeouts: Timeouts,
+}
+
+/// Active checks of a cluster's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// When, and what results mean.
+    pub settings: health::Settings,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// Another port than that of the endpoint.
+    pub port: Option<u16>,
+}
+
+/// What a check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// Whether it takes a connection.
+    Tcp,
+    /// What it answers.
+    Http {
+        /// The path, perhaps with a query.
+        path: String,
+        /// The value of `Host`; the address, if there is none.
+        host: Option<String>,
+        /// What passes.
+        expected: health::Expected,
+    },
 }
 
 /// One endpoint, or as many as its name has addresses.
@@ -227,6 +261,30 @@ pub struct Flag {
     pub value: Option<String>,
     /// Where it was written, as an offset into the file.
     pub offset: usize,
+}
+
+/// How names of endpoints are looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers; the system's when there is none.
+    pub servers: Vec<SocketAddr>,
+    /// An answer holds at least so long, whatever it says.
+    pub ttl_min: Duration,
+    /// An answer holds at most so long.
+    pub ttl_max: Duration,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns {
+            servers: Vec::new(),
+            ttl_min: Duration::from_secs(1),
+            ttl_max: Duration::from_secs(300),
+            timeout: Duration::from_secs(2),
+        }
+    }
 }
 
 /// How the logs look.

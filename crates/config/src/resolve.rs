@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
+    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
     TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
@@ -57,6 +57,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             liveness: root.text("liveness_path").map(str::to_owned),
             readiness: root.text("readiness_path").map(str::to_owned),
         },
+        dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),
         admin: root.section("admin").map(admin).unwrap_or_default(),
         listeners,
@@ -133,6 +134,19 @@ impl Default for Log {
             access: true,
             colors: None,
         }
+    }
+}
+
+fn dns(section: &Section) -> Dns {
+    let usual = Dns::default();
+    let servers = section.texts("servers");
+    Dns {
+        servers: servers
+            .filter_map(|(text, _)| values::name_server(text).ok())
+            .collect(),
+        ttl_min: section.time("ttl_min").unwrap_or(usual.ttl_min),
+        ttl_max: section.time("ttl_max").unwrap_or(usual.ttl_max),
+        timeout: section.time("timeout").unwrap_or(usual.timeout),
     }
 }
 

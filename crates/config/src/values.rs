@@ -175,6 +175,16 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// A name server: an IP address, with a port unless it is 53.
+pub fn name_server(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, 53));
+    }
+    text.parse().map_err(|_| {
+        format!("`{text}` is not the address of a name server: write 10.0.0.2 or 10.0.0.2:53")
+    })
+}
+
 fn unix_path(path: &str) -> Result<PathBuf, String> {
     // The length of `sun_path`, with its final zero.
     if path.is_empty() || path.len() > 107 || path.contains('\0') {
@@ -299,6 +309,30 @@ pub fn url_path(text: &str) -> Result<String, String> {
         Err(format!(
             "`{text}` is not a path: it begins with `/` and has no `?`"
         ))
+    }
+}
+
+/// A path with or without a query, as it stands in a request.
+pub fn target_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() && c != '#';
+    match text.starts_with('/') && text.chars().all(plain) {
+        true => Ok(text.to_owned()),
+        false => Err(format!(
+            "`{text}` is not a path: it begins with `/` and has no spaces"
+        )),
+    }
+}
+
+/// A status, or the first and last of several: `200`, `200-399`.
+pub fn statuses(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        let status = text.trim().parse::<u16>().ok();
+        status.filter(|status| (100..=599).contains(status))
+    };
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("`{text}` is not a status: write 200, or 200-399")),
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
-    Action, BalanceKey, Config, Errors, HostPattern, PathPattern, Template, ValuePattern, read,
-    reference, schema,
+    Action, BalanceKey, CheckKind, Config, Errors, HostPattern, PathPattern, Template,
+    ValuePattern, read, reference, schema,
 };
 use evener_policy::balance::{Measure, Method};
 
@@ -228,6 +228,35 @@ fn policies() {
     ] {
         let errors = said(&format!("{base}policy = {policy}\n"));
         assert!(errors.contains(expected), "{policy}\n{errors}");
+    }
+}
+
+#[test]
+fn health_checks() {
+    let base = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\ncluster = \"a\"\n[cluster.a]\n\
+        endpoints = [\"127.0.0.1:1\"]\n[cluster.a.health_check]\n";
+    let config = good(&format!(
+        "{base}interval = \"2s\"\nfall = 3\nstatus = [200, \"300-302\"]\nheader = {{ X-A = \"\" }}\nport = 9\n"
+    ));
+    let check = config.clusters[0].health.clone().unwrap();
+    assert_eq!(check.settings.interval_unhealthy, Duration::from_secs(2));
+    assert_eq!((check.settings.fall, check.port), (3, Some(9)));
+    let CheckKind::Http { expected, .. } = check.kind else {
+        panic!("`http` is the default");
+    };
+    assert_eq!(expected.statuses, [200..=200, 300..=302]);
+    assert_eq!(expected.headers, [("x-a".to_owned(), None)]);
+    for (text, expected) in [
+        ("interval = 0", "`interval`: without a pause"),
+        (
+            "type = \"tcp\"\npath = \"/x\"",
+            "`path` goes with `type = \"http\"`",
+        ),
+        ("status = \"2xx\"", "`2xx` is not a status"),
+        ("type = \"grpc\"", "`grpc` is none of its values"),
+    ] {
+        let errors = said(&format!("{base}{text}\n"));
+        assert!(errors.contains(expected), "{text}\n{errors}");
     }
 }
 

@@ -260,6 +260,8 @@ pub struct EndpointSnapshot {
     pub failures: u64,
     /// Its event loop stands still right now.
     pub stalled: bool,
+    /// Active checks say that it cannot take requests.
+    pub unhealthy: bool,
 }
 
 impl Cluster {
@@ -341,6 +343,31 @@ impl Cluster {
         }
     }
 
+    /// Gives a drained endpoint requests again.
+    pub fn restore(&self, id: EndpointId) {
+        let mut state = self.lock();
+        state.members.set_draining(id.0, false);
+        if let Some(member) = state.members.find(id.0) {
+            member.key.retired.store(false, Relaxed);
+        }
+        self.serve_waiters(&mut state, monotonic_ns());
+    }
+
+    /// Says whether an endpoint is healthy; one that is not gets requests only if hardly any is.
+    pub fn set_healthy(&self, id: EndpointId, healthy: bool) {
+        let now_ns = monotonic_ns();
+        let mut state = self.lock();
+        state.members.set_healthy(id.0, healthy, now_ns);
+        self.serve_waiters(&mut state, now_ns);
+    }
+
+    /// Switches an endpoint off or on.
+    pub fn set_down(&self, id: EndpointId, down: bool) {
+        let mut state = self.lock();
+        state.members.set_down(id.0, down);
+        self.serve_waiters(&mut state, monotonic_ns());
+    }
+
     /// Requests and tunnels that an endpoint has in flight; `None` if there is no such endpoint.
     pub fn in_flight(&self, id: EndpointId) -> Option<u32> {
         self.lock()
@@ -375,6 +402,7 @@ impl Cluster {
                 requests: member.key.requests.load(Relaxed),
                 failures: member.key.failures.load(Relaxed),
                 stalled: member.key.is_stalled(now_ns),
+                unhealthy: member.is_unhealthy(),
             })
             .collect();
         ClusterSnapshot {

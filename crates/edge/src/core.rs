@@ -139,6 +139,7 @@ impl Core {
     pub(crate) fn give_exchange(&mut self, mut exchange: Box<Exchange>) {
         self.buffers.give(std::mem::take(&mut exchange.outgoing));
         self.buffers.give(std::mem::take(&mut exchange.incoming));
+        self.buffers.give(std::mem::take(&mut exchange.key));
         // A route that left the configuration is not kept alive by what is over.
         exchange.route = None;
         if self.exchanges.len() < 1024 {

@@ -16,7 +16,7 @@ use crate::forward;
 use crate::head::{self, Origin};
 use crate::respond;
 use crate::route::Asked;
-use crate::session::{Flow, LogLine, Session};
+use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
 
 /// What a client is told that speaks clear text to a listener of TLS.
@@ -128,26 +128,7 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
     let id = core.next_request_id();
-    let asked = Asked {
-        listener: session.listener,
-        bytes,
-        head,
-        fields: &core.fields,
-    };
-    exchange.route = core.routes.find(&asked).cloned();
-    let facts = Facts {
-        asked,
-        peer: session.peer,
-        trusted: &core.config.trusted,
-        request_id: &id,
-    };
-    match exchange.route.as_ref().map(|route| &route.key) {
-        None | Some(BalanceKey::None) => {}
-        Some(BalanceKey::Client) => exchange.client = ClientBytes::of(facts.client()),
-        Some(BalanceKey::Text(template)) => facts.fill(template, &mut exchange.key),
-    }
-    exchange.wants_json = prefers_json(bytes, core);
-    core.telemetry.request_started();
+    take_route(session, &mut exchange, core, bytes, head, &id);
     core.buffers.furnish(&mut exchange.outgoing);
     let origin = Origin {
         peer: session.peer,
@@ -195,6 +176,41 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         },
         Err(error) => Parsed::Refused(respond::refuse(session, core, &error)),
     }
+}
+
+/// Finds the request's route, and what its cluster tells requests apart by.
+fn take_route(
+    session: &Session,
+    exchange: &mut Exchange,
+    core: &mut Core,
+    bytes: &[u8],
+    head: &RequestHead,
+    id: &[u8],
+) {
+    let asked = Asked {
+        listener: session.listener,
+        bytes,
+        head,
+        fields: &core.fields,
+    };
+    exchange.route = core.routes.find(&asked).cloned();
+    if let Some(BalanceKey::Text(_)) = exchange.route.as_ref().map(|route| &route.key) {
+        core.buffers.furnish(&mut exchange.key);
+    }
+    let facts = Facts {
+        asked,
+        peer: session.peer,
+        tls: session.socket.is_tls(),
+        trusted: &core.config.trusted,
+        request_id: id,
+    };
+    match exchange.route.as_ref().map(|route| &route.key) {
+        None | Some(BalanceKey::None) => {}
+        Some(BalanceKey::Client) => exchange.client = ClientBytes::of(facts.client()),
+        Some(BalanceKey::Text(template)) => facts.fill(template, &mut exchange.key),
+    }
+    exchange.wants_json = prefers_json(bytes, core);
+    core.telemetry.request_started();
 }
 
 /// Whether the edge answers this path itself, and what.

@@ -241,12 +241,23 @@ pub(crate) fn arguments(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 ///
 /// [`Variable::Host`]: evener_config::Variable::Host
 pub(crate) fn push_host(asked: &Asked<'_>, out: &mut Vec<u8>) {
-    let mut scratch = Vec::new();
-    out.extend_from_slice(normal_host(asked, &mut scratch));
+    let start = out.len();
+    out.extend_from_slice(host_name(asked));
+    out[start..].make_ascii_lowercase();
 }
 
 /// The host that a request is for, without port and final dot, in small letters.
 fn normal_host<'a>(asked: &Asked<'a>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    let name = host_name(asked);
+    if !name.iter().any(u8::is_ascii_uppercase) {
+        return name;
+    }
+    scratch.clear();
+    scratch.extend(name.iter().map(u8::to_ascii_lowercase));
+    scratch
+}
+
+fn host_name<'a>(asked: &Asked<'a>) -> &'a [u8] {
     let authority = match (asked.head.form, asked.head.host) {
         (TargetForm::Absolute { authority, .. }, _) => authority.of(asked.bytes),
         (_, Some(host)) => host.of(asked.bytes),
@@ -257,28 +268,32 @@ fn normal_host<'a>(asked: &Asked<'a>, scratch: &'a mut Vec<u8>) -> &'a [u8] {
         _ => authority.len(),
     };
     let name = &authority[..name_end];
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    if !name.iter().any(u8::is_ascii_uppercase) {
-        return name;
-    }
-    scratch.clear();
-    scratch.extend(name.iter().map(u8::to_ascii_lowercase));
-    scratch
+    name.strip_suffix(b".").unwrap_or(name)
 }
 
 /// A path with its escapes decoded, without `.` and `..` segments and doubled slashes. Most paths
 /// are so already, and are returned as they are.
 pub(crate) fn normal_path<'a>(path: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    let mut before = b'x';
-    let odd = path.iter().any(|&byte| {
-        let odd = byte == b'%' || before == b'/' && matches!(byte, b'/' | b'.');
-        before = byte;
-        odd
-    });
-    if !odd {
+    if is_normal(path) {
         return path;
     }
     scratch.clear();
+    push_normal_path(path, scratch);
+    scratch
+}
+
+fn is_normal(path: &[u8]) -> bool {
+    let mut before = b'x';
+    !path.iter().any(|&byte| {
+        let odd = byte == b'%' || before == b'/' && matches!(byte, b'/' | b'.');
+        before = byte;
+        odd
+    })
+}
+
+/// Appends a path in its normal form.
+pub(crate) fn push_normal_path(path: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
     let mut rest = path;
     loop {
         let (byte, used) = match rest {
@@ -291,31 +306,30 @@ pub(crate) fn normal_path<'a>(path: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [
         };
         rest = &rest[used..];
         if byte == b'/' {
-            end_segment(scratch);
-            if scratch.last() == Some(&b'/') {
+            end_segment(out, start);
+            if out.len() > start && out.last() == Some(&b'/') {
                 continue;
             }
         }
-        scratch.push(byte);
+        out.push(byte);
     }
-    end_segment(scratch);
-    scratch
+    end_segment(out, start);
 }
 
-/// A segment is complete: `.` and `..` are resolved.
-fn end_segment(path: &mut Vec<u8>) {
-    let start = path
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(0, |at| at + 1);
-    match &path[start..] {
-        b"." => path.truncate(start),
+/// A segment of the path that begins at `start` is complete: `.` and `..` are resolved.
+fn end_segment(out: &mut Vec<u8>, start: usize) {
+    let after_slash = |path: &[u8]| {
+        let slash = path.iter().rposition(|&byte| byte == b'/');
+        slash.map_or(0, |at| at + 1)
+    };
+    let segment = start + after_slash(&out[start..]);
+    match &out[segment..] {
+        b"." => out.truncate(segment),
         b".." => {
-            path.truncate(start);
-            if path.len() > 1 {
-                path.pop();
-                let parent = path.iter().rposition(|&byte| byte == b'/');
-                path.truncate(parent.map_or(0, |at| at + 1));
+            out.truncate(segment);
+            if segment > start + 1 {
+                let parent = start + after_slash(&out[start..segment - 1]);
+                out.truncate(parent);
             }
         }
         _ => {}

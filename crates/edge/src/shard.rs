@@ -144,7 +144,7 @@ impl Shard {
     /// Serves until told to stop.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
-        let mut due = Vec::new();
+        let mut due = Vec::with_capacity(256);
         while !self.stopping {
             let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {

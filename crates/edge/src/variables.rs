@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 
 use evener_config::{Part, Template, Variable};
-use evener_http1::{FieldName, Version, write};
+use evener_http1::{Version, write};
 use evener_net::Peer;
 
 use crate::config::TrustedPeers;
 use crate::head;
-use crate::route::{Asked, arguments, normal_path, push_host, split_query};
+use crate::route::{Asked, arguments, push_host, push_normal_path, split_query};
 
 /// What variables are made of.
 pub(crate) struct Facts<'a> {
     pub(crate) asked: Asked<'a>,
     pub(crate) peer: Peer,
+    /// Whether the connection is secured by TLS.
+    pub(crate) tls: bool,
     pub(crate) trusted: &'a TrustedPeers,
     pub(crate) request_id: &'a [u8],
 }
@@ -40,30 +42,9 @@ impl Facts<'_> {
         let (path, query) = split_query(target);
         match variable {
             Variable::Host => push_host(&self.asked, out),
-            Variable::Field(name) => {
-                // More than one value is a list, as nginx has it.
-                let start = out.len();
-                for field in fields.iter() {
-                    if field.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()) {
-                        if out.len() > start {
-                            out.extend_from_slice(b", ");
-                        }
-                        out.extend_from_slice(field.value.of(bytes));
-                    }
-                }
-            }
+            Variable::Field(name) => push_field(&self.asked, name, out),
             Variable::Cookie(name) => {
-                let cookies = fields
-                    .iter()
-                    .filter(|field| field.known == FieldName::Other);
-                let mut cookies = cookies
-                    .filter(|field| field.name.of(bytes).eq_ignore_ascii_case(b"cookie"))
-                    .flat_map(|field| field.value.of(bytes).split(|&byte| byte == b';'));
-                let value = cookies.find_map(|cookie| {
-                    let rest = cookie.trim_ascii_start().strip_prefix(name.as_bytes())?;
-                    rest.strip_prefix(b"=").map(<[u8]>::trim_ascii)
-                });
-                out.extend_from_slice(value.unwrap_or_default());
+                out.extend_from_slice(cookie(&self.asked, name).unwrap_or_default());
             }
             Variable::Argument(name) => {
                 let mut found = arguments(query).filter(|(key, _)| *key == name.as_bytes());
@@ -81,14 +62,13 @@ impl Facts<'_> {
             Variable::ForwardedFor => {
                 head::forwarded_for(out, bytes, fields, self.peer, self.trusted);
             }
-            Variable::Scheme => out.extend_from_slice(b"http"),
+            Variable::Scheme => {
+                out.extend_from_slice(if self.tls { b"https" } else { b"http" });
+            }
             Variable::RequestId => out.extend_from_slice(self.request_id),
             Variable::Method => out.extend_from_slice(head.method_span.of(bytes)),
             Variable::RequestUri => out.extend_from_slice(target),
-            Variable::Uri => {
-                let mut scratch = Vec::new();
-                out.extend_from_slice(normal_path(path, &mut scratch));
-            }
+            Variable::Uri => push_normal_path(path, out),
             Variable::Arguments => out.extend_from_slice(query),
             Variable::IsArguments => {
                 if !query.is_empty() {
@@ -118,6 +98,32 @@ impl Facts<'_> {
         let told = text.and_then(|text| std::str::from_utf8(text).ok()?.parse::<IpAddr>().ok());
         told.map(|ip| ip.to_canonical()).or(own)
     }
+}
+
+/// Appends the values of a field; more than one are a list, as nginx has it.
+fn push_field(asked: &Asked<'_>, name: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    for field in asked.fields.iter() {
+        let found = field.name.of(asked.bytes);
+        if found.eq_ignore_ascii_case(name.as_bytes()) {
+            if out.len() > start {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(field.value.of(asked.bytes));
+        }
+    }
+}
+
+/// The value of a cookie.
+fn cookie<'a>(asked: &Asked<'a>, name: &str) -> Option<&'a [u8]> {
+    let fields = asked.fields.iter();
+    let cookies = fields.filter(|field| field.name.of(asked.bytes).eq_ignore_ascii_case(b"cookie"));
+    cookies
+        .flat_map(|field| field.value.of(asked.bytes).split(|&byte| byte == b';'))
+        .find_map(|cookie| {
+            let rest = cookie.trim_ascii_start().strip_prefix(name.as_bytes())?;
+            rest.strip_prefix(b"=").map(<[u8]>::trim_ascii)
+        })
 }
 
 /// A client's address as the methods of balancing take it: 4 bytes, 16, or none.
@@ -171,6 +177,7 @@ mod tests {
                     fields: &fields,
                 },
                 peer: Peer::Tcp("10.0.0.1:99".parse().unwrap()),
+                tls: false,
                 trusted: &TrustedPeers::parse(trusted).unwrap(),
                 request_id: b"id1",
             };

@@ -1,4 +1,4 @@
-//! `[app]`.
+//! `[app]`: the settings of `evener run`, by the names of its flags.
 
 use super::{WORKERS, key};
 use crate::definition::Default::{Absent, Said, Value};

@@ -1,9 +1,9 @@
 //! `[cluster.NAME]` and what belongs to it.
 
-use super::{NAME, TARGET, TEMPLATE, key};
+use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, NotYet, Required, Said, Value};
 use crate::definition::Kind::{
-    Deadline, Either, Flag, Formed, List, Map, Table as TableOf, Text, Time, Whole, Word,
+    Deadline, Either, Flag, Formed, List, Map, OneOrMore, Table as TableOf, Text, Time, Whole, Word,
 };
 use crate::definition::Table;
 
@@ -38,7 +38,12 @@ the one with the least latency times requests; `first_fit` the first that is not
             Absent,
             "Deadlines for the requests of this cluster.",
         ),
-        key("health_check", Map(&Text), NotYet, "Active checks."),
+        key(
+            "health_check",
+            TableOf(&HEALTH_CHECK),
+            Absent,
+            "Active checks: every endpoint is asked again and again.",
+        ),
     ],
 };
 
@@ -147,6 +152,98 @@ static CLUSTER_TIMEOUTS: Table = Table {
     ],
 };
 
+static HEALTH_CHECK: Table = Table {
+    title: "[cluster.NAME.health_check]",
+    doc: "Active checks of each endpoint. One that does not pass gets no requests until it passes again.",
+    keys: &[
+        key(
+            "type",
+            Word(&["http", "tcp"]),
+            Value("\"http\""),
+            "What is asked: `http` for an answer to a GET, `tcp` whether a connection is taken.",
+        ),
+        key(
+            "path",
+            Formed(&TARGET_PATH),
+            Value("\"/\""),
+            "What is asked for, with `http`; it may have a query.",
+        ),
+        key(
+            "host",
+            Text,
+            Said("the endpoint's address"),
+            "The `Host` of the request.",
+        ),
+        key(
+            "port",
+            Whole(1, 65_535),
+            Said("that of the endpoint"),
+            "Another port to ask.",
+        ),
+        key(
+            "interval",
+            Time,
+            Value("\"5s\""),
+            "From the end of one check to the next.",
+        ),
+        key(
+            "jitter",
+            Time,
+            Value("\"0s\""),
+            "Up to so much is added to each interval.",
+        ),
+        key(
+            "interval_unhealthy",
+            Time,
+            Said("`interval`"),
+            "The interval while it is unhealthy.",
+        ),
+        key(
+            "interval_changing",
+            Time,
+            Said("`interval`"),
+            "The interval while results speak for a change.",
+        ),
+        key(
+            "timeout",
+            Time,
+            Value("\"5s\""),
+            "How long an answer is waited for.",
+        ),
+        key(
+            "rise",
+            Whole(1, 1_000),
+            Value("1"),
+            "Passed checks in a row after which it is healthy.",
+        ),
+        key(
+            "fall",
+            Whole(1, 1_000),
+            Value("1"),
+            "Failed checks in a row after which it is not.",
+        ),
+        key(
+            "hold",
+            Flag,
+            Value("false"),
+            "It gets no requests until its first check has passed.",
+        ),
+        key(
+            "status",
+            OneOrMore(&Formed(&STATUSES)),
+            Value("[\"200-399\"]"),
+            "What the answer's status must be.",
+        ),
+        key(
+            "header",
+            Map(&Text),
+            Absent,
+            "What these fields of the answer must contain; an empty text asks only that the field be there.",
+        ),
+        key("body", Text, Absent, "What the answer's body must contain."),
+    ],
+};
+
 static ENDPOINT: Table = Table {
     title: "endpoints",
     doc: "One endpoint of a cluster.",
@@ -155,7 +252,7 @@ static ENDPOINT: Table = Table {
             "address",
             Formed(&TARGET),
             Required,
-            "`host:port`, `[::1]:port` or `unix:/path`.",
+            "`host:port`, `[::1]:port`, `unix:/path`, or `srv:NAME` for SRV records. A name stands for one endpoint for each of its addresses; the priorities of SRV records are added to `priority`, their weights are multiplied with `weight`.",
         ),
         key(
             "name",

@@ -1,12 +1,14 @@
 //! `[cluster.NAME]`: how endpoints are chosen, and who they are.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use evener_policy::balance::{Measure, Method};
+use evener_policy::health;
 
 use super::{APP, only, over};
 use crate::error::Findings;
-use crate::model::{BalanceKey, Cluster, Endpoint, Limits, Timeouts};
+use crate::model::{BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Timeouts};
 use crate::template::Template;
 use crate::typed::Section;
 use crate::values::{self, Target};
@@ -39,6 +41,9 @@ pub(super) fn clusters(
             name: name.clone(),
             method,
             key,
+            health: section
+                .and_then(|section| section.section("health_check"))
+                .map(|section| health_check(section, findings)),
             endpoints: section
                 .map(|section| endpoints(section, method, findings))
                 .unwrap_or_default(),
@@ -119,6 +124,68 @@ fn least_time(measure: &str, in_flight: bool) -> Method {
         _ => Measure::Header,
     };
     Method::LeastTime { measure, in_flight }
+}
+
+fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
+    let usual = health::Settings::default();
+    let interval = section.time("interval").unwrap_or(usual.interval);
+    let count = |key, usual| {
+        let number = section.whole(key);
+        number.and_then(|n| u32::try_from(n).ok()).unwrap_or(usual)
+    };
+    if interval.is_zero()
+        && let Some(span) = section.key_span("interval")
+    {
+        findings.add(
+            span,
+            "`interval`: without a pause nothing but checks would be made",
+        );
+    }
+    let http = section.text("type") != Some("tcp");
+    if !http {
+        for key in ["path", "host", "status", "header", "body"] {
+            if let Some(span) = section.key_span(key) {
+                findings.add(span, format!("`{key}` goes with `type = \"http\"`"));
+            }
+        }
+    }
+    let headers = section.named("header").iter();
+    let expected = health::Expected {
+        statuses: section
+            .texts("status")
+            .filter_map(|(text, _)| values::statuses(text).ok())
+            .collect(),
+        headers: headers
+            .filter_map(|(name, _, node)| {
+                let value = Some(node.as_text()?.to_owned()).filter(|text| !text.is_empty());
+                Some((name.to_ascii_lowercase(), value))
+            })
+            .collect(),
+        body: section.text("body").map(str::to_owned),
+    };
+    HealthCheck {
+        kind: match http {
+            true => CheckKind::Http {
+                path: section.text("path").unwrap_or("/").to_owned(),
+                host: section.text("host").map(str::to_owned),
+                expected,
+            },
+            false => CheckKind::Tcp,
+        },
+        settings: health::Settings {
+            interval,
+            jitter: section.time("jitter").unwrap_or(usual.jitter),
+            interval_unhealthy: section.time("interval_unhealthy").unwrap_or(interval),
+            interval_changing: section.time("interval_changing").unwrap_or(interval),
+            rise: count("rise", usual.rise),
+            fall: count("fall", usual.fall),
+            hold: section.flag("hold"),
+        },
+        timeout: section.time("timeout").unwrap_or(Duration::from_secs(5)),
+        port: section
+            .whole("port")
+            .and_then(|port| u16::try_from(port).ok()),
+    }
 }
 
 fn endpoints(cluster: &Section, method: Method, findings: &mut Findings) -> Vec<Endpoint> {

@@ -1,0 +1,143 @@
+//! One check: a connection, or a request and its answer.
+
+use std::net::SocketAddr;
+
+use evener_config::{CheckKind, HealthCheck};
+use evener_http1::{BodyDecoder, Fields, Framing, HeadLimits, ResponseHead, parse_response};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::Place;
+
+/// Bytes of an answer that are looked at.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// Makes a check; an error says in a few words why it has not passed.
+pub(crate) async fn probe(place: &Place, check: &HealthCheck) -> Result<(), String> {
+    match tokio::time::timeout(check.timeout, ask(place, check)).await {
+        Ok(result) => result,
+        Err(_) => Err(format!(
+            "no answer within {} s",
+            check.timeout.as_secs_f64()
+        )),
+    }
+}
+
+async fn ask(place: &Place, check: &HealthCheck) -> Result<(), String> {
+    let refused = |error: std::io::Error| format!("no connection: {error}");
+    match place {
+        Place::Tcp(address) => {
+            let port = check.port.unwrap_or(address.port());
+            let address = SocketAddr::new(address.ip(), port);
+            let stream = TcpStream::connect(address).await.map_err(refused)?;
+            talk(stream, check, &address.to_string()).await
+        }
+        Place::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(refused)?;
+            talk(stream, check, "localhost").await
+        }
+    }
+}
+
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    check: &HealthCheck,
+    authority: &str,
+) -> Result<(), String> {
+    let CheckKind::Http {
+        path,
+        host,
+        expected,
+    } = &check.kind
+    else {
+        return Ok(());
+    };
+    let host = host.as_deref().unwrap_or(authority);
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: Evener health check\r\n\
+         Accept: */*\r\nConnection: close\r\n\r\n"
+    );
+    let broken = |error: std::io::Error| format!("the connection broke: {error}");
+    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    let mut fields = Fields::new();
+    let mut answer = Vec::new();
+    let head = loop {
+        let ended = !read_more(&mut stream, &mut answer).await.map_err(broken)?;
+        match next_head(&mut answer, &mut fields)? {
+            Some(head) => break head,
+            None if ended => return Err("it closed without an answer".to_owned()),
+            None => {}
+        }
+    };
+    let body = match expected.body {
+        Some(_) => body(&mut stream, &head, &answer).await?,
+        None => Vec::new(),
+    };
+    let list = fields.iter().filter_map(|field| {
+        let name = std::str::from_utf8(field.name.of(&answer)).ok()?;
+        Some((name, field.value.of(&answer)))
+    });
+    expected
+        .judge(head.status, list, &body)
+        .map_err(|rejection| rejection.to_string())
+}
+
+/// The final head, once it is complete; interim ones are dropped.
+fn next_head(answer: &mut Vec<u8>, fields: &mut Fields) -> Result<Option<ResponseHead>, String> {
+    loop {
+        let head = parse_response(answer, fields, &HeadLimits::default(), false)
+            .map_err(|_| "its answer is not valid HTTP".to_owned())?;
+        match head {
+            Some(head) if head.is_interim() => {
+                answer.drain(..head.length);
+            }
+            head => return Ok(head),
+        }
+    }
+}
+
+async fn read_more(
+    stream: &mut (impl AsyncRead + Unpin),
+    out: &mut Vec<u8>,
+) -> std::io::Result<bool> {
+    let mut piece = [0; 8 * 1024];
+    let count = stream.read(&mut piece).await?;
+    out.extend_from_slice(&piece[..count]);
+    if out.len() > ANSWER_BYTES_MAX {
+        return Err(std::io::Error::other("the answer is too long"));
+    }
+    Ok(count > 0)
+}
+
+/// The body, or as much of it as is looked at.
+async fn body(
+    stream: &mut (impl AsyncRead + Unpin),
+    head: &ResponseHead,
+    answer: &[u8],
+) -> Result<Vec<u8>, String> {
+    let mut decoder = BodyDecoder::default();
+    decoder.reset(head.framing);
+    let mut body = Vec::new();
+    let mut raw = answer[head.length..].to_vec();
+    loop {
+        let mut at = 0;
+        while at < raw.len() && !decoder.is_done() {
+            let piece = decoder
+                .decode(&raw[at..])
+                .map_err(|_| "its body is not valid HTTP".to_owned())?;
+            body.extend_from_slice(&raw[at + piece.data.start..at + piece.data.end]);
+            at += piece.consumed;
+        }
+        if decoder.is_done() || body.len() >= ANSWER_BYTES_MAX {
+            return Ok(body);
+        }
+        raw.clear();
+        let more = read_more(stream, &mut raw).await;
+        match more {
+            Ok(true) => {}
+            Ok(false) if head.framing == Framing::UntilClose => return Ok(body),
+            Ok(false) => return Err("its body was cut short".to_owned()),
+            Err(error) => return Err(format!("the connection broke: {error}")),
+        }
+    }
+}
