@@ -55,7 +55,7 @@ def pair(origin: Origins) -> tuple[Origin, Origin]:
 
 def test_a_name_is_looked_up_again(serve: Serve, origin: Origins, names: NameServer) -> None:
     """Addresses that are new join and those that are gone leave; no request fails."""
-    one, two = pair(origin)
+    one, _two = pair(origin)
     names.records["api.test"] = [address("127.0.0.1")]
     served = serve(file(names, f"api.test:{one.port}"))
     assert served.who() == "one"
@@ -70,7 +70,8 @@ def test_a_name_is_looked_up_again(serve: Serve, origin: Origins, names: NameSer
         one.stop()
 
     outcome = under_load(served, change)
-    assert outcome.answered > 300 and not outcome.failures, outcome
+    assert outcome.answered > 300, outcome
+    assert not outcome.failures, outcome
     # Without answers, and with empty ones, what is known goes on.
     asked = names.asked
     names.silent = True
@@ -158,7 +159,8 @@ def test_changes_by_the_admin_api(serve: Serve, origin: Origins) -> None:
         one.stop()
 
     outcome = under_load(served, change)
-    assert outcome.answered > 300 and not outcome.failures, outcome
+    assert outcome.answered > 300, outcome
+    assert not outcome.failures, outcome
     assert served.who() == "two"
     one.start()
     served.tell("reload")
@@ -187,6 +189,11 @@ def test_changes_that_cannot_be(serve: Serve, origin: Origins) -> None:
 
 
 CHECK = 'interval = "100ms", timeout = "500ms", fall = 2, rise = 2'
+
+
+def says(served: Served, words: str) -> None:
+    """Waits until the program has said so."""
+    eventually(lambda: words in served.words(), words)
 
 
 def states(served: Served) -> list[bool]:
@@ -232,9 +239,9 @@ def test_an_endpoint_is_held_until_its_first_check(serve: Serve, origin: Origins
         ('path = "/garbage"', "not valid HTTP"),
     ]
     for check, words in checks:
-        check = f"health_check = {{ {check}, hold = true, {CHECK} }}\n"
-        served = serve(file(None, one.address, more=check), wait=False)
-        eventually(lambda served=served, words=words: words in served.words(), words)
+        more = f"health_check = {{ {check}, hold = true, {CHECK} }}\n"
+        served = serve(file(None, one.address, more=more), wait=False)
+        says(served, words)
         assert states(served) == [True]
         served.stop()
     check = f'health_check = {{ path = "/who", hold = true, {CHECK} }}'
@@ -246,6 +253,7 @@ def test_a_connection_is_enough(serve: Serve, origin: Origins) -> None:
     one, two = origin("one", unix=True), origin("two")
     check = f'health_check = {{ type = "tcp", port = {two.port}, {CHECK} }}'
     served = serve(file(None, one.address, "127.0.0.1:1", more=check), wait=False)
+    says(served, "admin at")
     eventually(lambda: states(served) == [False, False], "the other port answers")
     two.stop()
     eventually(lambda: states(served) == [False, True], "the other port is closed")

@@ -21,6 +21,7 @@ mod site;
 mod source;
 mod start;
 mod tls;
+mod upkeep;
 mod usage;
 mod values;
 

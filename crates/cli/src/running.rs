@@ -7,10 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
-use evener_config::Dns;
-use evener_discovery::{Discovery, Found};
 use evener_edge::Edge;
-use evener_health::{Checked, Checker};
 use evener_supervisor::{Handle, Outcome};
 use evener_telemetry::Log;
 use tokio::sync::mpsc;
@@ -21,6 +18,7 @@ use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
 use crate::source::Program;
 use crate::start;
+use crate::upkeep::Upkeep;
 
 /// How often it is looked whether clients are done, while stopping.
 const STOP_POLL: Duration = Duration::from_millis(10);
@@ -36,11 +34,7 @@ pub(crate) struct Running {
     pub(crate) log: Log,
     pub(crate) signals: Signals,
     pub(crate) orders: mpsc::Receiver<Order>,
-    pub(crate) dns: Dns,
-    pub(crate) discovery: Discovery,
-    pub(crate) found: mpsc::Receiver<Found>,
-    pub(crate) checker: Checker,
-    pub(crate) checked: mpsc::Receiver<Checked>,
+    pub(crate) upkeep: Upkeep,
     pub(crate) changes: Option<Changes>,
     /// The file it works by, if there is one.
     pub(crate) reread: Option<Reread>,
@@ -89,11 +83,7 @@ impl Running {
             tokio::select! {
                 ended = ended => break ended,
                 signal = self.signals.next() => self.handle_signal(signal).await,
-                Some(found) = self.found.recv() => {
-                    self.program.site.take_found(found);
-                    self.checker.watch(self.program.site.checks());
-                }
-                Some(checked) = self.checked.recv() => self.program.site.take_checked(checked),
+                () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
                 _ = looks.tick(), if waiting => {
@@ -182,7 +172,7 @@ impl Running {
             .reconfigure(edge)
             .map_err(|error| error.to_string())?;
         self.program.site.take_on(plan);
-        self.dns = config.dns.clone();
+        self.upkeep.set_dns(&config.dns);
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
         let waits = reread.left_for_the_next_start(&config);
@@ -193,7 +183,7 @@ impl Running {
             ));
         }
         reread.config = config;
-        self.look_after_endpoints();
+        self.upkeep.review();
         if let (Some(fleet), Some(app)) = (&self.fleet, app)
             && fleet.handle.status().target != app.resolved.count
         {
@@ -271,15 +261,9 @@ impl Running {
         let _ = order.reply.send(answer);
     }
 
-    /// Looks up and checks the endpoints that there are now.
-    fn look_after_endpoints(&mut self) {
-        self.discovery.watch(&self.dns, self.program.site.names());
-        self.checker.watch(self.program.site.checks());
-    }
-
     fn change_endpoint(&mut self, order: &EndpointOrder) -> Result<Receipt, String> {
         let message = self.program.site.change(order)?;
-        self.look_after_endpoints();
+        self.upkeep.review();
         self.log.info(format_args!("admin: {message}"));
         Ok(Receipt {
             message,

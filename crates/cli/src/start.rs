@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_discovery::Discovery;
 use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
-use evener_health::Checker;
 use evener_supervisor::{
     Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
 };
@@ -33,6 +31,7 @@ use crate::signals::Signals;
 use crate::site::Site;
 use crate::source::{Program, Window};
 use crate::tls;
+use crate::upkeep::Upkeep;
 use crate::values::WORKERS_MAX;
 
 /// The name of a program that was given none.
@@ -97,10 +96,7 @@ impl Start {
         let edge = Edge::start(config, &telemetry);
         let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
-        let (mut discovery, found) = Discovery::new(self.config.dns.clone(), log.clone());
-        discovery.watch(&self.config.dns, site.names());
-        let (mut checker, checked) = Checker::new(log.clone());
-        checker.watch(site.checks());
+        let upkeep = Upkeep::begin(Arc::clone(&site), &self.config.dns, &log);
         let app = self.app.as_ref().zip(site.app());
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
         let workers = workers.transpose()?;
@@ -133,11 +129,7 @@ impl Start {
             log,
             signals,
             orders: received,
-            dns: self.config.dns.clone(),
-            discovery,
-            found,
-            checker,
-            checked,
+            upkeep,
             changes,
             reread: self.reread,
             stopping: None,
