@@ -113,13 +113,10 @@ class Origin:
                     writer.transport.abort()
                     return
                 answer = f"HTTP/1.1 {self.status} Told\r\nContent-Length: 0\r\n"
-                closing = self.listening is None
-                answer += f"X-Answered: {self.server.number}\r\n"
-                answer += "Connection: close\r\n\r\n" if closing else "\r\n"
+                answer += f"X-Answered: {self.server.number}\r\nConnection: close\r\n\r\n"
                 writer.write(answer.encode())
                 await writer.drain()
-                if closing:
-                    break
+                return
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -171,6 +168,8 @@ def ask(port: int, path: str, words: dict[str, str]) -> socket.socket:
     for name in ("key", "client"):
         if name in words:
             lines.append(f"X-{name.title()}: {words[name]}")
+    if "client" in words:
+        lines.append(f"X-Forwarded-For: {words['client']}")
     peer.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
     return peer
 

@@ -3,17 +3,19 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
 use evener_config::values::{self, Target};
 use evener_config::{Config, Endpoint, HealthCheck, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
-    Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
-    Share,
+    Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
+    ListenerSpec, Share,
 };
 
 use evener_health::{Checked, Place, Wanted};
+use evener_policy::balance;
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -93,7 +95,7 @@ impl Site {
                 continue;
             }
             let mut group = Group::new(&wanted.name, wanted.queue_length);
-            group.cluster.set_method(wanted.method);
+            group.cluster.set_conduct(conduct(wanted));
             group.health = wanted.health.clone().map(Arc::new);
             state.settle(&mut group, &wanted.endpoints);
             clusters.push(group.cluster.clone());
@@ -137,7 +139,7 @@ impl Site {
             match plan.wanted.iter().find(|cluster| cluster.name == name) {
                 Some(cluster) => {
                     group.cluster.set_queue_length(cluster.queue_length);
-                    group.cluster.set_method(cluster.method);
+                    group.cluster.set_conduct(conduct(cluster));
                     group.set_health(cluster.health.as_ref());
                     state.settle(group, &cluster.endpoints);
                     true
@@ -463,6 +465,9 @@ impl State {
                 priority: endpoint.priority.saturating_add(rank),
                 backup: endpoint.backup,
                 down: endpoint.down || member.hold,
+                max_fails: endpoint.max_fails,
+                fail_timeout: endpoint.fail_timeout,
+                route: endpoint.route.clone(),
             },
             page: None,
         });
@@ -520,6 +525,9 @@ fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, Strin
         backup: settings.backup,
         down: settings.down,
         in_flight_max: Some(settings.max_conns).filter(|most| *most > 0),
+        max_fails: 1,
+        fail_timeout: Duration::from_secs(10),
+        route: String::new(),
     })
 }
 
@@ -546,5 +554,24 @@ fn address(target: &Target) -> Option<EndpointAddress> {
         Target::Tcp(address) => Some(EndpointAddress::Tcp(*address)),
         Target::Unix(path) => Some(EndpointAddress::Unix(path.clone())),
         Target::Name { .. } | Target::Service(_) => None,
+    }
+}
+
+/// How a configured cluster shares its requests.
+fn conduct(cluster: &evener_config::Cluster) -> Conduct {
+    let sharing = &cluster.sharing;
+    Conduct {
+        balance: balance::Settings {
+            method: cluster.method,
+            slow_start: sharing.slow_start.map(|window| balance::SlowStart {
+                window,
+                ..balance::SlowStart::default()
+            }),
+            panic_percent: sharing.panic_percent,
+            ..balance::Settings::default()
+        },
+        outlier: sharing.outlier,
+        budget: sharing.budget,
+        waits: false,
     }
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_policy::balance::Method;
-use evener_policy::health;
+use evener_policy::next_upstream::Rules;
+use evener_policy::{budget, health, outlier};
 
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
@@ -84,6 +85,19 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// What the cluster's method tells requests apart by.
     pub key: BalanceKey,
+    /// What a request carries that is bound to an endpoint: the endpoint's `route`.
+    pub sticky: Option<Template>,
+    /// When a request may go to another endpoint.
+    pub resend: Resend,
+}
+
+/// When a request whose endpoint failed it may go to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resend {
+    /// When it provably did not run, or may run twice.
+    Safe,
+    /// By nginx's rules.
+    NextUpstream(Rules),
 }
 
 /// What a method of balancing tells requests apart by.
@@ -107,6 +121,8 @@ impl Route {
             body_bytes: limits.body_bytes,
             timeouts: timeouts.clone(),
             key: BalanceKey::None,
+            sticky: None,
+            resend: Resend::Safe,
         }
     }
 }
@@ -185,12 +201,31 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// What the method tells requests apart by.
     pub key: BalanceKey,
+    /// What a request carries that is bound to an endpoint: the endpoint's `route`.
+    pub sticky: Option<Template>,
+    /// When a request may go to another endpoint.
+    pub resend: Resend,
+    /// What is held against endpoints, and for how long.
+    pub sharing: Sharing,
     /// How its endpoints are checked, if they are.
     pub health: Option<HealthCheck>,
     /// Requests that may wait for an endpoint (503 beyond it).
     pub queue_length: usize,
     /// Deadlines, those of the cluster laid over the general ones.
     pub timeouts: Timeouts,
+}
+
+/// What is held against the endpoints of a cluster, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Sharing {
+    /// How long one that comes back gets less than its share.
+    pub slow_start: Option<Duration>,
+    /// With fewer usable endpoints than this percentage, all are used; 0 is never.
+    pub panic_percent: u32,
+    /// Ejects those that answer worse than they should.
+    pub outlier: Option<outlier::Settings>,
+    /// How many retries the cluster bears.
+    pub budget: Option<budget::Settings>,
 }
 
 /// Active checks of a cluster's endpoints.
@@ -239,6 +274,12 @@ pub struct Endpoint {
     pub down: bool,
     /// The most requests it may have in flight.
     pub in_flight_max: Option<u32>,
+    /// Failures within `fail_timeout` after which it is left alone for as long; 0 is never.
+    pub max_fails: u32,
+    /// See `max_fails`.
+    pub fail_timeout: Duration,
+    /// What requests that are bound to it carry.
+    pub route: String,
 }
 
 /// The local application: the flags of `evener run`, by their names without the dashes in front.

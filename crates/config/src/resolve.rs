@@ -3,6 +3,7 @@
 
 mod clusters;
 mod routes;
+mod sharing;
 
 use std::ops::Range;
 use std::path::PathBuf;

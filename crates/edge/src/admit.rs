@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{Admission, Endpoint, Marks};
+use crate::cluster::{Admission, Marks};
 use crate::connect;
 use crate::core::Core;
+use crate::endpoint::Endpoint;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::respond;
 use crate::session::{Flow, Phase, Session};
@@ -23,6 +24,7 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
     let marks = Marks {
         client: exchange.client,
         key: &exchange.key,
+        bound_to: &exchange.bound_to,
     };
     match cluster.admit(place, marks, &mut exchange.picking, core.now_ns) {
         Admission::Granted(endpoint) => granted(session, core, endpoint),
@@ -33,11 +35,13 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
             session.since_ms = core.now_ms();
             Flow::Wait
         }
-        Admission::Refused => {
-            let error = ProxyError::edge(Stage::Admit, Kind::QueueFull);
-            respond::refuse(session, core, &error)
-        }
+        Admission::Refused => refuse(session, core, Kind::QueueFull),
+        Admission::Nobody => refuse(session, core, Kind::NobodyAlive),
     }
+}
+
+fn refuse(session: &mut Session, core: &mut Core, kind: Kind) -> Flow {
+    respond::refuse(session, core, &ProxyError::edge(Stage::Admit, kind))
 }
 
 /// The session's request has a slot at `endpoint`.

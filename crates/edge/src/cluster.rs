@@ -6,166 +6,52 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use evener_net::Postbox;
 use evener_policy::balance::{
-    Members, Method, Pick, Picking, Reluctance, Request, Settings, Spill, Terms,
+    Members, Method, Outcome, Pick, Picking, Reluctance, Request, Settings, Spill, Verdict,
 };
-use evener_vitals::{Page, monotonic_ns};
+use evener_policy::budget::{self, Budget};
+use evener_policy::outlier::{self, Action, Detector, Observed};
+use evener_vitals::monotonic_ns;
 
-use crate::claims::ClaimSlots;
+use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
+use crate::session::Exchange;
 use crate::shard::{Grant, SessionKey, ShardMessage};
 use crate::variables::ClientBytes;
 
-/// A worker whose loop has not ticked for so long while requests are in flight stands still.
-const STALL_NS: u64 = 25_000_000;
-/// An endpoint that refused a connection is left alone for this long.
-const SUSPECT_NS: u64 = 100_000_000;
-
-/// The worker with the fewest requests in flight; one that failed a request is asked again only if
-/// there is no other.
-const SETTINGS: Settings = Settings {
-    method: Method::LeastInFlight,
-    seed: 1,
-    slow_start: None,
-    panic_percent: 0,
-    spill: Spill::WhenNone,
-    again: true,
-};
-
-/// Names one endpoint of a cluster; never used again for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointId(pub u64);
-
-/// Where an endpoint listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EndpointAddress {
-    /// A unix socket.
-    Unix(PathBuf),
-    /// A TCP address.
-    Tcp(SocketAddr),
+/// How a cluster's endpoints share its requests, and what is held against them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Conduct {
+    /// Who gets a request.
+    pub balance: Settings,
+    /// Ejects those that answer worse than they should.
+    pub outlier: Option<outlier::Settings>,
+    /// How many retries the cluster bears.
+    pub budget: Option<budget::Settings>,
+    /// When nobody is left who could serve, requests wait for somebody who can.
+    pub waits: bool,
 }
 
-impl fmt::Display for EndpointAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-            EndpointAddress::Tcp(address) => address.fmt(f),
-        }
-    }
-}
-
-/// What a cluster is told about an endpoint.
-#[derive(Debug)]
-pub struct EndpointSpec {
-    /// Its name in code.
-    pub id: EndpointId,
-    /// Its name for people.
-    pub name: String,
-    /// Where it listens.
-    pub address: EndpointAddress,
-    /// The most requests it may have in flight; 0 is no bound.
-    pub in_flight_max: u32,
-    /// Its share of the requests.
-    pub share: Share,
-    /// Its vitals page, if it is one of Evener's own workers.
-    pub page: Option<Arc<Page>>,
-}
-
-/// When an endpoint gets requests, and how many of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
-    /// How many, compared with others; at least 1.
-    pub weight: u32,
-    /// Endpoints of a higher number serve when those of lower ones cannot.
-    pub priority: u32,
-    /// Serves only when no other can.
-    pub backup: bool,
-    /// Switched off.
-    pub down: bool,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Share {
-            weight: 1,
-            priority: 0,
-            backup: false,
-            down: false,
-        }
-    }
-}
-
-/// An endpoint as the shards share it.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) id: EndpointId,
-    pub(crate) name: String,
-    pub(crate) address: EndpointAddress,
-    pub(crate) page: Option<Arc<Page>>,
-    pub(crate) claims: Option<ClaimSlots>,
-    /// Takes no new requests; its idle connections are closed.
-    retired: AtomicBool,
-    suspect_until_ns: AtomicU64,
-    /// A request waited in vain for its loop to turn; over as soon as the loop does.
-    stands: AtomicBool,
-    requests: AtomicU64,
-    failures: AtomicU64,
-}
-
-impl Endpoint {
-    pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Relaxed)
-    }
-
-    /// Notes that a connection was refused or could not be made.
-    pub(crate) fn suspect(&self, now_ns: u64) {
-        self.suspect_until_ns.store(now_ns + SUSPECT_NS, Relaxed);
-    }
-
-    pub(crate) fn count_request(&self) {
-        self.requests.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn count_failure(&self) {
-        self.failures.fetch_add(1, Relaxed);
-    }
-
-    /// Whether its event loop stands still: it has not ticked lately, though requests are in
-    /// flight or one waits to be claimed. A loop with nothing to do does not tick either.
-    pub(crate) fn is_stalled(&self, now_ns: u64) -> bool {
-        let Some(page) = &self.page else { return false };
-        if now_ns.saturating_sub(page.tick_ns()) <= STALL_NS {
-            if self.stands.load(Relaxed) {
-                self.stands.store(false, Relaxed);
-            }
-            return false;
-        }
-        page.in_flight() > 0 || self.stands.load(Relaxed)
-    }
-
-    /// Notes that a request has waited for its loop to turn since `since_ns`, and returns whether
-    /// it really stands still.
-    pub(crate) fn note_waiting(&self, since_ns: u64, now_ns: u64) -> bool {
-        if now_ns.saturating_sub(since_ns) > STALL_NS {
-            self.stands.store(true, Relaxed);
-        }
-        self.is_stalled(now_ns)
-    }
-
-    fn reluctance(&self, now_ns: u64) -> Reluctance {
-        if self.suspect_until_ns.load(Relaxed) > now_ns {
-            Reluctance::Never
-        } else if self.is_stalled(now_ns) {
-            Reluctance::Unless
-        } else {
-            Reluctance::None
-        }
-    }
+impl Conduct {
+    /// Of the local workers: the one with the fewest requests in flight; one that failed a request
+    /// is asked again only if there is no other.
+    pub const WORKERS: Conduct = Conduct {
+        balance: Settings {
+            method: Method::LeastInFlight,
+            seed: 1,
+            slow_start: None,
+            panic_percent: 0,
+            spill: Spill::WhenNone,
+            again: true,
+        },
+        outlier: None,
+        budget: None,
+        waits: true,
+    };
 }
 
 /// A named set of endpoints.
@@ -179,11 +65,13 @@ pub struct Cluster {
     queued: AtomicUsize,
 }
 
-#[derive(Default)]
 struct State {
     members: Members<Arc<Endpoint>>,
     /// For picks that nothing depends on later.
     scratch: Picking,
+    outlier: Option<Detector>,
+    budget: Option<Budget>,
+    conduct: Conduct,
     waiting: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
 }
@@ -206,6 +94,46 @@ pub(crate) struct Place {
 pub(crate) struct Marks<'a> {
     pub(crate) client: ClientBytes,
     pub(crate) key: &'a [u8],
+    /// The route of the endpoint that it is bound to; empty if it is not.
+    pub(crate) bound_to: &'a [u8],
+}
+
+/// How a request went with an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Finished {
+    /// Whether it counts for or against it.
+    pub(crate) verdict: Option<Verdict>,
+    /// What outlier detection makes of it.
+    pub(crate) observed: Option<Observed>,
+    pub(crate) picked_ns: u64,
+    /// When the head of the response came; 0 if it did not.
+    pub(crate) head_ns: u64,
+}
+
+impl Finished {
+    /// A request that says nothing about its endpoint.
+    pub(crate) fn unjudged(picked_ns: u64) -> Finished {
+        Finished {
+            verdict: None,
+            observed: None,
+            picked_ns,
+            head_ns: 0,
+        }
+    }
+
+    /// A request whose endpoint has answered, if it has.
+    pub(crate) fn of_answer(exchange: &Exchange) -> Finished {
+        let unjudged = Finished::unjudged(exchange.picking.picked_ns());
+        if !exchange.answering {
+            return unjudged;
+        }
+        Finished {
+            verdict: Some(Verdict::Succeeded),
+            observed: Some(Observed::of_status(exchange.status)),
+            head_ns: exchange.head_ns,
+            ..unjudged
+        }
+    }
 }
 
 /// A request that waits for a slot, first come first served over all shards.
@@ -214,6 +142,7 @@ struct Waiter {
     place: Place,
     client: ClientBytes,
     key: Vec<u8>,
+    bound_to: Vec<u8>,
     picking: Picking,
 }
 
@@ -226,6 +155,8 @@ pub(crate) enum Admission {
     Queued,
     /// The queue is full as well.
     Refused,
+    /// Nobody is alive, and it is not worth waiting.
+    Nobody,
 }
 
 /// A cluster as `status` shows it.
@@ -262,6 +193,10 @@ pub struct EndpointSnapshot {
     pub stalled: bool,
     /// Active checks say that it cannot take requests.
     pub unhealthy: bool,
+    /// Left alone for now because it failed too often.
+    pub failing: bool,
+    /// Ejected by outlier detection.
+    pub ejected: bool,
 }
 
 impl Cluster {
@@ -272,8 +207,13 @@ impl Cluster {
             own: own.clone(),
             queue_length_max: AtomicUsize::new(queue_length),
             state: Mutex::new(State {
-                members: Members::new(SETTINGS),
-                ..State::default()
+                members: Members::new(Conduct::WORKERS.balance),
+                scratch: Picking::default(),
+                outlier: None,
+                budget: None,
+                conduct: Conduct::WORKERS,
+                waiting: VecDeque::new(),
+                shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
         })
@@ -284,17 +224,23 @@ impl Cluster {
         &self.name
     }
 
-    /// Changes how an endpoint is chosen.
-    pub fn set_method(&self, method: Method) {
+    /// Changes how the requests are shared. What is known of the endpoints stays known as far as it
+    /// still has a meaning.
+    pub fn set_conduct(&self, conduct: Conduct) {
         let mut state = self.lock();
-        let settings = state.members.settings();
-        if settings.method != method {
-            let settings = Settings {
-                method,
-                ..*settings
-            };
-            state.members.set_settings(settings);
+        if state.conduct == conduct {
+            return;
         }
+        if state.conduct.balance != conduct.balance {
+            state.members.set_settings(conduct.balance);
+        }
+        if state.conduct.outlier != conduct.outlier {
+            state.set_outlier(conduct.outlier, monotonic_ns());
+        }
+        if state.conduct.budget != conduct.budget {
+            state.budget = conduct.budget.map(Budget::new);
+        }
+        state.conduct = conduct;
     }
 
     /// Changes how many requests may wait.
@@ -304,32 +250,12 @@ impl Cluster {
 
     /// Adds an endpoint, which takes traffic from now on.
     pub fn add(&self, spec: EndpointSpec) {
-        let claims = spec.page.clone().map(ClaimSlots::new);
-        let endpoint = Arc::new(Endpoint {
-            id: spec.id,
-            name: spec.name,
-            address: spec.address,
-            page: spec.page,
-            claims,
-            retired: AtomicBool::new(false),
-            suspect_until_ns: AtomicU64::new(0),
-            stands: AtomicBool::new(false),
-            requests: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        });
+        let id = spec.id.0;
         let mut state = self.lock();
-        let server = endpoint.address.to_string();
-        let terms = Terms {
-            server: &server,
-            weight: spec.share.weight,
-            priority: spec.share.priority,
-            backup: spec.share.backup,
-            down: spec.share.down,
-            in_flight_max: spec.in_flight_max,
-            max_fails: 0,
-            ..Terms::default()
-        };
-        state.members.join(spec.id.0, endpoint, &terms);
+        spec.admit(|endpoint, terms| state.members.join(id, endpoint, terms));
+        if let Some(outlier) = &mut state.outlier {
+            outlier.join(id);
+        }
         self.serve_waiters(&mut state, monotonic_ns());
     }
 
@@ -338,7 +264,7 @@ impl Cluster {
         let mut state = self.lock();
         state.members.set_draining(id.0, true);
         if let Some(member) = state.members.find(id.0) {
-            member.key.retired.store(true, Relaxed);
+            member.key.retire();
             state.tell_shards(|| ShardMessage::EndpointDrained(id));
         }
     }
@@ -348,7 +274,7 @@ impl Cluster {
         let mut state = self.lock();
         state.members.set_draining(id.0, false);
         if let Some(member) = state.members.find(id.0) {
-            member.key.retired.store(false, Relaxed);
+            member.key.unretire();
         }
         self.serve_waiters(&mut state, monotonic_ns());
     }
@@ -379,8 +305,11 @@ impl Cluster {
     /// Forgets an endpoint. Requests that it still has are sent elsewhere where that is safe.
     pub fn remove(&self, id: EndpointId) {
         let mut state = self.lock();
+        if let Some(outlier) = &mut state.outlier {
+            outlier.leave(id.0);
+        }
         if let Some(member) = state.members.leave(id.0) {
-            member.key.retired.store(true, Relaxed);
+            member.key.retire();
             state.tell_shards(|| ShardMessage::EndpointRemoved(id));
         }
     }
@@ -399,10 +328,12 @@ impl Cluster {
                 in_flight: member.in_flight(),
                 in_flight_max: member.in_flight_max(),
                 draining: member.is_draining(),
-                requests: member.key.requests.load(Relaxed),
-                failures: member.key.failures.load(Relaxed),
+                requests: member.key.requests(),
+                failures: member.key.failures(),
                 stalled: member.key.is_stalled(now_ns),
                 unhealthy: member.is_unhealthy(),
+                failing: member.is_failing(now_ns),
+                ejected: member.is_ejected(),
             })
             .collect();
         ClusterSnapshot {
@@ -441,10 +372,19 @@ impl Cluster {
         now_ns: u64,
     ) -> Admission {
         let mut state = self.lock();
-        if state.waiting.is_empty()
-            && let Some(endpoint) = state.pick(marks, picking, now_ns)
+        if let Some(budget) = &mut state.budget
+            && picking.is_first()
         {
-            return Admission::Granted(endpoint);
+            budget.note_request(Duration::from_nanos(now_ns));
+        }
+        state.sweep(now_ns);
+        if state.waiting.is_empty() {
+            match state.pick(marks, picking, now_ns) {
+                Ok(endpoint) => return Admission::Granted(endpoint),
+                Err(Pick::Full) => {}
+                Err(_) if state.conduct.waits => {}
+                Err(_) => return Admission::Nobody,
+            }
         }
         if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
             return Admission::Refused;
@@ -453,6 +393,7 @@ impl Cluster {
             place,
             client: marks.client,
             key: marks.key.to_vec(),
+            bound_to: marks.bound_to.to_vec(),
             picking: std::mem::take(picking),
         });
         self.serve_waiters(&mut state, now_ns);
@@ -484,10 +425,24 @@ impl Cluster {
     }
 
     /// Gives a slot back, to the first request in the queue if there is one.
-    pub(crate) fn release(&self, endpoint: &Endpoint, picked_ns: u64, now_ns: u64) {
+    pub(crate) fn release(&self, endpoint: &Endpoint, finished: &Finished, now_ns: u64) {
         let mut state = self.lock();
-        state.members.release(endpoint.id.0, picked_ns);
+        state.finish(endpoint.id.0, finished, now_ns);
         self.serve_waiters(&mut state, now_ns);
+    }
+
+    /// Tries that a request has by nginx's count, and whether there is but one endpoint.
+    pub(crate) fn tries(&self) -> (u32, bool) {
+        let state = self.lock();
+        let tries = u32::try_from(state.members.tries()).unwrap_or(u32::MAX);
+        (tries, state.members.iter().len() == 1)
+    }
+
+    /// Whether the cluster bears one more retry, which is then counted.
+    pub(crate) fn may_retry(&self, now_ns: u64) -> bool {
+        let mut state = self.lock();
+        let budget = state.budget.as_mut();
+        budget.is_none_or(|budget| budget.try_retry(Duration::from_nanos(now_ns)))
     }
 
     /// Looks again whether queued requests can go: endpoints that were suspect may be so no more.
@@ -502,8 +457,9 @@ impl Cluster {
             let marks = Marks {
                 client: waiter.client,
                 key: &waiter.key,
+                bound_to: &waiter.bound_to,
             };
-            let Some(endpoint) = state.pick(marks, &mut waiter.picking, now_ns) else {
+            let Ok(endpoint) = state.pick(marks, &mut waiter.picking, now_ns) else {
                 state.waiting.push_front(waiter);
                 break;
             };
@@ -528,16 +484,73 @@ impl State {
         marks: Marks<'_>,
         picking: &mut Picking,
         now_ns: u64,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Result<Arc<Endpoint>, Pick> {
         let request = Request {
             client: marks.client.as_slice(),
             key: marks.key,
+            bound_to: (!marks.bound_to.is_empty()).then_some(marks.bound_to),
             ..Request::at(now_ns)
         };
         let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
         match self.members.pick(&request, picking, reluctance) {
-            Pick::Chosen(index) => Some(self.members.at(index).key.clone()),
-            Pick::Full | Pick::Nobody => None,
+            Pick::Chosen(index) => Ok(self.members.at(index).key.clone()),
+            nobody => Err(nobody),
+        }
+    }
+
+    fn finish(&mut self, id: u64, finished: &Finished, now_ns: u64) {
+        let picked_ns = finished.picked_ns;
+        let Some(verdict) = finished.verdict else {
+            self.members.release(id, picked_ns);
+            return self.observe(id, finished.observed, now_ns);
+        };
+        let since = |at_ns: u64| Duration::from_nanos(at_ns.saturating_sub(picked_ns));
+        let outcome = Outcome {
+            verdict,
+            picked_ns,
+            header: (finished.head_ns > 0).then(|| since(finished.head_ns)),
+            last_byte: (finished.head_ns > 0).then(|| since(now_ns)),
+        };
+        self.members.finish(id, &outcome, now_ns);
+        self.observe(id, finished.observed, now_ns);
+    }
+
+    fn observe(&mut self, id: u64, observed: Option<Observed>, now_ns: u64) {
+        if let (Some(outlier), Some(observed)) = (&mut self.outlier, observed)
+            && let Some(action) = outlier.record(Duration::from_nanos(now_ns), id, observed)
+        {
+            self.carry_out(action, now_ns);
+        }
+    }
+
+    /// Lets outlier detection end and begin ejections, when it is time.
+    fn sweep(&mut self, now_ns: u64) {
+        let now = Duration::from_nanos(now_ns);
+        if let Some(outlier) = &mut self.outlier
+            && outlier.next_deadline() <= now
+        {
+            for action in outlier.sweep(now) {
+                self.carry_out(action, now_ns);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, now_ns: u64) {
+        match action {
+            Action::Eject { id, .. } => self.members.set_ejected(id, true, now_ns),
+            Action::Restore { id } => self.members.set_ejected(id, false, now_ns),
+        };
+    }
+
+    fn set_outlier(&mut self, settings: Option<outlier::Settings>, now_ns: u64) {
+        let ids: Vec<u64> = self.members.iter().map(|member| member.id()).collect();
+        let now = Duration::from_nanos(now_ns);
+        self.outlier = settings.map(|settings| Detector::new(settings, now_ns, now));
+        for id in ids {
+            self.members.set_ejected(id, false, now_ns);
+            if let Some(outlier) = &mut self.outlier {
+                outlier.join(id);
+            }
         }
     }
 

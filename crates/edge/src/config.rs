@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use evener_net::ServerTls;
 
+pub(crate) use evener_config::Resend;
 pub use evener_config::values::Network;
 pub use evener_config::{HealthPaths, Limits, Route, Timeouts, TrustedPeers};
 

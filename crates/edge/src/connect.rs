@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use evener_net::Socket;
 
-use crate::cluster::{Endpoint, EndpointAddress};
 use crate::core::{Core, Offer, Owner};
+use crate::endpoint::{Endpoint, EndpointAddress};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::pool::Upstream;
 use crate::retry;

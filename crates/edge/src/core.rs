@@ -11,8 +11,9 @@ use evener_telemetry::ShardTelemetry;
 use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
 
-use crate::cluster::{Cluster, EndpointId, Place};
+use crate::cluster::{Cluster, Place};
 use crate::config::EdgeConfig;
+use crate::endpoint::EndpointId;
 use crate::pool::{Pools, Upstream};
 use crate::route::{ListenerNames, RouteTable};
 use crate::session::{Exchange, Session};

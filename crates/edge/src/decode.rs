@@ -209,6 +209,9 @@ fn take_route(
         Some(BalanceKey::Client) => exchange.client = ClientBytes::of(facts.client()),
         Some(BalanceKey::Text(template)) => facts.fill(template, &mut exchange.key),
     }
+    if let Some(sticky) = exchange.route.as_ref().and_then(|r| r.sticky.as_ref()) {
+        facts.fill(sticky, &mut exchange.bound_to);
+    }
     exchange.wants_json = prefers_json(bytes, core);
     core.telemetry.request_started();
 }

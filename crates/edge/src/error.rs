@@ -53,11 +53,15 @@ pub(crate) enum Kind {
     NoRoute,
     QueueFull,
     QueueTimeout,
+    /// No endpoint is there that could serve.
+    NobodyAlive,
     ConnectFailed(io::ErrorKind),
     ConnectTimeout,
     Closed,
     Broken(io::ErrorKind),
     Garbage,
+    /// It answered with this status, and another endpoint is asked instead.
+    Declined(u16),
     FirstByteTimeout,
     ResponseGapTimeout,
     RequestTimeout,
@@ -101,7 +105,12 @@ impl ProxyError {
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
             Kind::NoRoute => 404,
             Kind::QueueFull | Kind::QueueTimeout => 503,
-            Kind::ConnectFailed(_) | Kind::Closed | Kind::Broken(_) | Kind::Garbage => 502,
+            Kind::NobodyAlive
+            | Kind::ConnectFailed(_)
+            | Kind::Closed
+            | Kind::Broken(_)
+            | Kind::Garbage
+            | Kind::Declined(_) => 502,
             Kind::ConnectTimeout
             | Kind::FirstByteTimeout
             | Kind::ResponseGapTimeout
@@ -125,6 +134,8 @@ impl ProxyError {
             Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
             Kind::QueueTimeout => "no worker was free in time; try again later",
+            Kind::NobodyAlive => "no endpoint is alive; try again later",
+            Kind::Declined(_) => "no endpoint gave a usable answer",
             Kind::ConnectFailed(_) => "no worker could be reached",
             Kind::ConnectTimeout => "no worker took the connection in time",
             Kind::Closed | Kind::Broken(_) => "the worker ended before it had answered",
@@ -152,6 +163,8 @@ impl ProxyError {
             Kind::NoRoute => ErrorKind::NoRoute,
             Kind::QueueFull => ErrorKind::QueueFull,
             Kind::QueueTimeout => ErrorKind::QueueTimeout,
+            Kind::NobodyAlive => ErrorKind::NoWorker,
+            Kind::Declined(_) => ErrorKind::UpstreamDeclined,
             Kind::ConnectFailed(_) => ErrorKind::ConnectFailed,
             Kind::ConnectTimeout => ErrorKind::ConnectTimeout,
             Kind::Closed | Kind::Broken(_) => ErrorKind::UpstreamClosed,

@@ -18,6 +18,7 @@ mod connect;
 mod core;
 mod deadlines;
 mod decode;
+mod endpoint;
 mod error;
 mod exchange;
 mod forward;
@@ -33,11 +34,10 @@ mod start;
 mod tunnel;
 mod variables;
 
-pub use cluster::{
-    Cluster, ClusterSnapshot, EndpointAddress, EndpointId, EndpointSnapshot, EndpointSpec, Share,
-};
+pub use cluster::{Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
     EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
     TrustedPeers,
 };
+pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share};
 pub use start::{Edge, StartError};

@@ -7,7 +7,7 @@ use mio::event::Event;
 use mio::{Registry, Token};
 
 use crate::claims::Claims;
-use crate::cluster::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId};
 
 /// Idle connections kept for each endpoint and shard.
 const IDLE_MAX: usize = 512;

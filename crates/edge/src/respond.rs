@@ -11,11 +11,13 @@ use std::mem::take;
 use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write};
 use evener_net::Transfer;
 
+use crate::cluster::Finished;
 use crate::core::{Core, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Side, Stage};
 use crate::forward::ROUNDS_MAX;
 use crate::head::{self, ResponseTerms};
 use crate::record;
+use crate::retry;
 use crate::session::{Exchange, Flow, Phase, Session};
 
 /// The longest response body that is waited for.
@@ -206,6 +208,12 @@ fn start_response(
     if tunnel && !exchange.upgrade {
         return Err(ProxyError::upstream(Stage::Respond, Kind::Garbage));
     }
+    if retry::declines(exchange, core, head.status) {
+        return Err(ProxyError::upstream(
+            Stage::Respond,
+            Kind::Declined(head.status),
+        ));
+    }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let chunked = modern && !delimited;
@@ -223,6 +231,7 @@ fn start_response(
     exchange.terms = Some(terms);
     exchange.status = head.status;
     exchange.answering = true;
+    exchange.head_ns = core.now_ns;
     exchange.upstream_persists = head.keep_alive && !tunnel;
     exchange.response_body.reset(head.framing);
     let mut gather = take(&mut core.gather);
@@ -405,10 +414,10 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
         }
     }
     if let Some(endpoint) = exchange.endpoint.take() {
-        let picked_ns = exchange.picking.picked_ns();
+        let finished = Finished::of_answer(exchange);
         exchange
             .cluster()
-            .release(&endpoint, picked_ns, core.now_ns);
+            .release(&endpoint, &finished, core.now_ns);
         exchange.answered_by = Some(endpoint);
     }
 }

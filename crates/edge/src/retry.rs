@@ -1,9 +1,16 @@
 //! Stage 8: what becomes of a request whose attempt failed. The rule is in `policy::retry`; here
 //! the facts are gathered for it, and its verdict is carried out.
 
+use std::time::Duration;
+
+use evener_policy::balance::Verdict;
+use evener_policy::next_upstream::{Attempt, Blame, Ended, Next, Rules};
+use evener_policy::outlier::Observed;
 use evener_policy::retry::{FailedAttempt, Reached};
 
 use crate::admit;
+use crate::cluster::Finished;
+use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side};
 use crate::record;
@@ -21,19 +28,25 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     if error.kind == Kind::ClientGone {
         return abandon(session, core);
     }
-    let reached = give_up_attempt(exchange, core, error);
-    let attempt = FailedAttempt {
-        reached,
-        idempotent: exchange.method.is_idempotent(),
-        held: exchange.held,
-        answered: exchange.answering,
-        attempts: exchange.attempts,
-        attempts_max: match reached {
-            Reached::Never => ATTEMPTS_MAX,
-            Reached::Perhaps => ATTEMPTS_SEEN_MAX,
-        },
+    let again = match exchange.resend() {
+        Resend::Safe => {
+            let reached = give_up_attempt(exchange, core, error, Blame::Failed);
+            error.side == Side::Upstream
+                && is_accident(error.kind)
+                && is_safe(exchange, reached)
+                && exchange.cluster().may_retry(core.now_ns)
+        }
+        Resend::NextUpstream(rules) => {
+            let next = next_upstream(exchange, core, &rules, error);
+            let blame = next.map_or(Blame::Failed, |(_, blame)| blame);
+            give_up_attempt(exchange, core, error, blame);
+            // An answer that is declined has been decided over.
+            matches!(error.kind, Kind::Declined(_))
+                || matches!(next, Some((Next::Again { .. }, _)))
+                    && exchange.cluster().may_retry(core.now_ns)
+        }
     };
-    if error.side == Side::Upstream && is_accident(error.kind) && attempt.may_resend() {
+    if again {
         core.telemetry.retried();
         exchange.reset_attempt();
         return admit::admit(session, core);
@@ -49,6 +62,77 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     respond::refuse(session, core, &error)
 }
 
+/// Whether an answer of this status is declined in favour of another endpoint's. Asked before
+/// anything of it has gone out.
+pub(crate) fn declines(exchange: &mut Exchange, core: &Core, status: u16) -> bool {
+    let Resend::NextUpstream(rules) = exchange.resend() else {
+        return false;
+    };
+    if status < 400 || exchange.upgrade && status < 500 {
+        return false;
+    }
+    let attempt = attempt(exchange, core, &rules, Ended::Status(status));
+    matches!(rules.decide(&attempt).0, Next::Again { .. })
+        && exchange.cluster().may_retry(core.now_ns)
+}
+
+/// What nginx's rules make of a failed attempt, if it was the endpoint that failed it.
+fn next_upstream(
+    exchange: &mut Exchange,
+    core: &Core,
+    rules: &Rules,
+    error: ProxyError,
+) -> Option<(Next, Blame)> {
+    let ended = match error.kind {
+        Kind::ConnectFailed(_) | Kind::Closed | Kind::Broken(_) => Ended::Error,
+        Kind::ConnectTimeout | Kind::FirstByteTimeout | Kind::ResponseGapTimeout => Ended::Timeout,
+        Kind::Garbage => Ended::InvalidHeader,
+        Kind::Declined(status) => Ended::Status(status),
+        _ => return None,
+    };
+    let attempt = attempt(exchange, core, rules, ended);
+    let decided = rules.decide(&attempt);
+    if let (Next::Again { tries }, _) = decided
+        && tries >= attempt.tries
+    {
+        exchange.free_tries += 1;
+    }
+    Some(decided)
+}
+
+fn attempt(exchange: &Exchange, core: &Core, rules: &Rules, ended: Ended) -> Attempt {
+    let (endpoints, alone) = exchange.cluster().tries();
+    let made = exchange.attempts.saturating_sub(1);
+    let upstream = exchange.upstream.as_ref();
+    Attempt {
+        ended,
+        tries: (rules.tries_of(endpoints) + exchange.free_tries).saturating_sub(made),
+        alone,
+        reused: upstream.is_some_and(|upstream| upstream.reused),
+        sent: exchange.sent > 0 || !exchange.held,
+        non_idempotent: !exchange.method.is_idempotent(),
+        held: exchange.held,
+        answered: exchange.answering,
+        elapsed: Duration::from_nanos(core.now_ns.saturating_sub(exchange.asked_ns)),
+    }
+}
+
+/// Whether a request may go out again because it provably did not run, or may run twice.
+fn is_safe(exchange: &Exchange, reached: Reached) -> bool {
+    let attempt = FailedAttempt {
+        reached,
+        idempotent: exchange.method.is_idempotent(),
+        held: exchange.held,
+        answered: exchange.answering,
+        attempts: exchange.attempts,
+        attempts_max: match reached {
+            Reached::Never => ATTEMPTS_MAX,
+            Reached::Perhaps => ATTEMPTS_SEEN_MAX,
+        },
+    };
+    attempt.may_resend()
+}
+
 /// Whether another attempt may fare better. Garbage and slowness are the application's own: it
 /// would be as slow elsewhere, and asking again would only add to its load.
 fn is_accident(kind: Kind) -> bool {
@@ -59,7 +143,12 @@ fn is_accident(kind: Kind) -> bool {
 }
 
 /// Closes the attempt's connection and gives its slot back; says how far the request got.
-fn give_up_attempt(exchange: &mut Exchange, core: &mut Core, error: ProxyError) -> Reached {
+fn give_up_attempt(
+    exchange: &mut Exchange,
+    core: &mut Core,
+    error: ProxyError,
+    blame: Blame,
+) -> Reached {
     let mut reached = Reached::Never;
     if let Some(upstream) = exchange.upstream.take() {
         let taken_back = match (exchange.offered, &upstream.claims) {
@@ -72,16 +161,26 @@ fn give_up_attempt(exchange: &mut Exchange, core: &mut Core, error: ProxyError) 
         core.close_upstream(upstream);
     }
     if let Some(endpoint) = exchange.endpoint.take() {
-        if error.side == Side::Upstream {
-            endpoint.count_failure();
-        }
-        if matches!(error.kind, Kind::ConnectFailed(_) | Kind::ConnectTimeout) {
+        let refused = matches!(error.kind, Kind::ConnectFailed(_) | Kind::ConnectTimeout);
+        if refused && exchange.resend() == Resend::Safe {
             endpoint.suspect(core.now_ns);
         }
-        let picked_ns = exchange.picking.picked_ns();
+        let mut finished = Finished::unjudged(exchange.picking.picked_ns());
+        if error.side == Side::Upstream {
+            endpoint.count_failure();
+            finished.observed = Some(match error.kind {
+                Kind::Declined(status) => Observed::of_status(status),
+                _ => Observed::Silence,
+            });
+            // As in nginx, one that has begun to answer is not blamed for the rest.
+            finished.verdict = (!exchange.answering).then_some(match blame {
+                Blame::Succeeded => Verdict::Succeeded,
+                Blame::Failed => Verdict::Failed,
+            });
+        }
         exchange
             .cluster()
-            .release(&endpoint, picked_ns, core.now_ns);
+            .release(&endpoint, &finished, core.now_ns);
     }
     reached
 }
@@ -94,7 +193,7 @@ pub(crate) fn abandon(session: &mut Session, core: &mut Core) -> Flow {
     if let Some(mut exchange) = session.exchange.take() {
         let error = ProxyError::downstream(crate::error::Stage::Respond, Kind::ClientGone);
         core.telemetry.error(error.counter());
-        give_up_attempt(&mut exchange, core, error);
+        give_up_attempt(&mut exchange, core, error, Blame::Failed);
         let status = exchange.answering.then_some(exchange.status);
         record::finished(&exchange, core, status);
         core.give_exchange(exchange);
@@ -138,13 +237,14 @@ pub(crate) fn review_offer(session: &mut Session, core: &mut Core, offer: &Offer
         return OfferState::Open;
     };
     if !claims.take_back(offer.sequence) {
-        exchange.cluster().release(&other, core.now_ns, core.now_ns);
+        let finished = Finished::unjudged(core.now_ns);
+        exchange.cluster().release(&other, &finished, core.now_ns);
         return OfferState::Settled;
     }
     core.telemetry.taken_back();
     let stalled = exchange.endpoint.take().expect("checked above");
-    let picked_ns = exchange.picking.picked_ns();
-    exchange.cluster().release(&stalled, picked_ns, core.now_ns);
+    let finished = Finished::unjudged(exchange.picking.picked_ns());
+    exchange.cluster().release(&stalled, &finished, core.now_ns);
     exchange.picking.note_picked(other.id.0, core.now_ns);
     if let Some(upstream) = exchange.upstream.take() {
         core.close_upstream(upstream);

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, BalanceKey, HostPattern, Matcher, PathPattern, Route, Timeouts, ValuePattern,
+    Action, BalanceKey, HostPattern, Matcher, PathPattern, Resend, Route, Template, Timeouts,
+    ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
 
@@ -40,6 +41,10 @@ pub(crate) struct ActiveRoute {
     pub(crate) timeouts: Timeouts,
     /// What the cluster's method tells requests apart by.
     pub(crate) key: BalanceKey,
+    /// What a request carries that is bound to an endpoint.
+    pub(crate) sticky: Option<Template>,
+    /// When a request may go to another endpoint.
+    pub(crate) resend: Resend,
     conditions: Conditions,
 }
 
@@ -84,6 +89,8 @@ impl RouteTable {
                 body_bytes: route.body_bytes,
                 timeouts: route.timeouts.clone(),
                 key: route.key.clone(),
+                sticky: route.sticky.clone(),
+                resend: route.resend,
                 conditions: Conditions::new(&route.matcher, listeners),
             });
             table.insert(&route.matcher.hosts, &active);

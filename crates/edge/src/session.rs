@@ -9,8 +9,9 @@ use evener_http1::{BodyDecoder, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
 use evener_policy::balance::Picking;
 
-use crate::cluster::{Cluster, Endpoint};
-use crate::config::Timeouts;
+use crate::cluster::Cluster;
+use crate::config::{Resend, Timeouts};
+use crate::endpoint::Endpoint;
 use crate::head::ResponseTerms;
 use crate::pool::Upstream;
 use crate::route::ActiveRoute;
@@ -160,6 +161,10 @@ pub(crate) struct Exchange {
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
     pub(crate) attempts: u32,
+    /// Attempts that cost no try: their connection was stale.
+    pub(crate) free_tries: u32,
+    /// The route of the endpoint that it is bound to; empty if it is not.
+    pub(crate) bound_to: Vec<u8>,
     pub(crate) asked_ns: u64,
     /// When to try again to connect to an endpoint whose backlog was full; 0 while connecting.
     pub(crate) connect_again_ms: u64,
@@ -169,6 +174,8 @@ pub(crate) struct Exchange {
     // The response.
     pub(crate) answering: bool,
     pub(crate) status: u16,
+    /// When the head of the response came.
+    pub(crate) head_ns: u64,
     pub(crate) terms: Option<ResponseTerms>,
     pub(crate) response_body: BodyDecoder,
     pub(crate) response_bytes: u64,
@@ -229,6 +236,8 @@ impl Exchange {
         self.key.clear();
         self.picking.reset();
         self.attempts = 0;
+        self.free_tries = 0;
+        self.bound_to.clear();
         self.asked_ns = 0;
         self.connect_again_ms = 0;
         self.probe_at_ms = 0;
@@ -247,6 +256,7 @@ impl Exchange {
         self.upload_ended = false;
         self.offered = None;
         self.answering = false;
+        self.head_ns = 0;
         self.terms = None;
         self.response_body.reset(evener_http1::Framing::Length(0));
         self.upstream_persists = false;
@@ -266,6 +276,13 @@ impl Exchange {
         &route
             .expect("only a request with a route has an endpoint")
             .cluster
+    }
+
+    /// When it may go to another endpoint.
+    pub(crate) fn resend(&self) -> Resend {
+        self.route
+            .as_ref()
+            .map_or(Resend::Safe, |route| route.resend)
     }
 
     /// Bytes of the request that the endpoint has not taken.

@@ -13,12 +13,13 @@ use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
 use crate::admit;
-use crate::cluster::{Cluster, Endpoint, EndpointId};
+use crate::cluster::{Cluster, Finished};
 use crate::config::EdgeConfig;
 use crate::connect;
 use crate::core::{Core, Owner};
 use crate::deadlines;
 use crate::decode;
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
 use crate::respond;
@@ -348,8 +349,8 @@ impl Shard {
         else {
             // It gave up in the meantime.
             if let Some(cluster) = grant.cluster.upgrade() {
-                let picked_ns = grant.picking.picked_ns();
-                cluster.release(&grant.endpoint, picked_ns, self.core.now_ns);
+                let finished = Finished::unjudged(grant.picking.picked_ns());
+                cluster.release(&grant.endpoint, &finished, self.core.now_ns);
             }
             return;
         };

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::thread;
 
 use evener_edge::{
-    Cluster, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress, Share,
+    Cluster, Conduct, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
+    Share,
 };
 use evener_telemetry::{Telemetry, TelemetryConfig};
 
@@ -175,7 +176,9 @@ fn routed_requests_allocate_nothing() {
         .enumerate()
         .map(|(number, settings)| {
             let cluster = Cluster::new(&settings.name, 100);
-            cluster.set_method(settings.method);
+            let mut conduct = Conduct::WORKERS;
+            conduct.balance.method = settings.method;
+            cluster.set_conduct(conduct);
             for index in 0..2 {
                 cluster.add(EndpointSpec {
                     id: EndpointId(10 * number as u64 + index),

@@ -78,6 +78,8 @@ error_kinds! {
     UpstreamClosed = "upstream_closed",
     /// The worker's response is not HTTP/1.1.
     UpstreamMalformed = "upstream_malformed",
+    /// No endpoint gave an answer that could be passed on.
+    UpstreamDeclined = "upstream_declined",
     /// The worker did not begin its response in time.
     FirstByteTimeout = "first_byte_timeout",
     /// The worker's response stood still for too long.

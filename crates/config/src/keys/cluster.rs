@@ -1,7 +1,7 @@
 //! `[cluster.NAME]` and what belongs to it.
 
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
-use crate::definition::Default::{Absent, NotYet, Required, Said, Value};
+use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
     Deadline, Either, Flag, Formed, List, Map, OneOrMore, Table as TableOf, Text, Time, Whole, Word,
 };
@@ -25,6 +25,54 @@ pub(super) static CLUSTER: Table = Table {
 `random`, `random_two` and `least_time` choose as nginx does. `least_in_flight` takes the one with the fewest requests \
 for its weight, equals in turn; `power_of_two` the less busy of two that are drawn; `peak_ewma`, of two that are drawn, \
 the one with the least latency times requests; `first_fit` the first that is not full.",
+        ),
+        key(
+            "next_upstream",
+            OneOrMore(&Word(NEXT_UPSTREAM)),
+            Value("[\"error\", \"timeout\"]"),
+            "What makes a request go to another endpoint, as nginx's `proxy_next_upstream`. A request that was sent and is not idempotent does so only with `non_idempotent`.",
+        ),
+        key(
+            "next_upstream_tries",
+            Whole(0, 1_000),
+            Value("0"),
+            "The most endpoints that a request goes to; 0 is all of them.",
+        ),
+        key(
+            "next_upstream_timeout",
+            Time,
+            Value("\"0s\""),
+            "Time from the first try in which a request may go to another endpoint; 0 is no limit.",
+        ),
+        key(
+            "retry_budget",
+            TableOf(&RETRY_BUDGET),
+            Absent,
+            "How many retries the cluster bears; without it, as many as there are.",
+        ),
+        key(
+            "outlier",
+            TableOf(&OUTLIER),
+            Absent,
+            "Ejects endpoints that answer worse than they should, as Envoy does.",
+        ),
+        key(
+            "panic_percent",
+            Whole(0, 100),
+            Value("0"),
+            "When fewer endpoints than this percentage are healthy and not ejected, all are used; 0 is never.",
+        ),
+        key(
+            "slow_start",
+            Time,
+            Absent,
+            "How long an endpoint that comes back gets less than its share.",
+        ),
+        key(
+            "sticky",
+            Formed(&TEMPLATE),
+            Absent,
+            "Requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
         ),
         key(
             "queue",
@@ -59,6 +107,101 @@ const POLICIES: &[&str] = &[
     "first_fit",
     "least_time",
 ];
+
+const NEXT_UPSTREAM: &[&str] = &[
+    "error",
+    "timeout",
+    "invalid_header",
+    "http_500",
+    "http_502",
+    "http_503",
+    "http_504",
+    "http_403",
+    "http_404",
+    "http_429",
+    "non_idempotent",
+    "off",
+];
+
+static RETRY_BUDGET: Table = Table {
+    title: "[cluster.NAME.retry_budget]",
+    doc: "How many retries a cluster bears.",
+    keys: &[
+        key(
+            "percent",
+            Whole(0, 1_000),
+            Value("20"),
+            "Retries for each hundred requests of the last ten seconds.",
+        ),
+        key(
+            "least_per_second",
+            Whole(0, 1_000_000),
+            Value("3"),
+            "Retries that are allowed each second in any case.",
+        ),
+    ],
+};
+
+static OUTLIER: Table = Table {
+    title: "[cluster.NAME.outlier]",
+    doc: "When an endpoint is ejected. The defaults are Envoy's; what they do not say is as there.",
+    keys: &[
+        key(
+            "consecutive_5xx",
+            Whole(0, 1_000_000),
+            Value("5"),
+            "Answers 5xx or failures in a row; 0 is never.",
+        ),
+        key(
+            "consecutive_gateway",
+            Whole(0, 1_000_000),
+            Value("0"),
+            "Failures to answer, or 502, 503, 504, in a row; 0 is never.",
+        ),
+        key(
+            "interval",
+            Time,
+            Value("\"10s\""),
+            "How often success rates are compared and ejections end.",
+        ),
+        key(
+            "ejection",
+            Time,
+            Value("\"30s\""),
+            "How long the first ejection lasts; the second lasts twice as long, and so on.",
+        ),
+        key(
+            "ejection_max",
+            Time,
+            Value("\"300s\""),
+            "No ejection lasts longer.",
+        ),
+        key(
+            "ejected_percent_max",
+            Whole(0, 100),
+            Value("10"),
+            "No more than this percentage are ejected at once.",
+        ),
+        key(
+            "always_one",
+            Flag,
+            Value("true"),
+            "One endpoint may be ejected whatever the percentage says.",
+        ),
+        key(
+            "success_rate",
+            Flag,
+            Value("true"),
+            "Ejects endpoints whose share of successes is far below that of the others.",
+        ),
+        key(
+            "failure_percent",
+            Whole(0, 100),
+            Value("0"),
+            "Ejects endpoints of whose requests this percentage fails; 0 is never.",
+        ),
+    ],
+};
 
 static POLICY: Table = Table {
     title: "policy",
@@ -287,10 +430,21 @@ static ENDPOINT: Table = Table {
         key(
             "max_fails",
             Whole(0, 1_000_000),
-            NotYet,
-            "Failures within `fail_timeout` after which it is left alone for as long.",
+            Value("1"),
+            "Failures within `fail_timeout` after which it is left alone for as long, as nginx counts them; 0 is never. The only endpoint of a cluster is never left alone.",
         ),
-        key("fail_timeout", Time, NotYet, "See `max_fails`."),
+        key(
+            "fail_timeout",
+            Time,
+            Value("\"10s\""),
+            "See `max_fails`; whole seconds count.",
+        ),
+        key(
+            "route",
+            Text,
+            Absent,
+            "With the cluster's `sticky`: requests that carry this text come to this endpoint.",
+        ),
         key(
             "max_conns",
             Whole(0, 1_000_000),

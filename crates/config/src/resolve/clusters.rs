@@ -6,9 +6,11 @@ use std::time::Duration;
 use evener_policy::balance::{Measure, Method};
 use evener_policy::health;
 
-use super::{APP, only, over};
+use super::{APP, only, over, sharing};
 use crate::error::Findings;
-use crate::model::{BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Timeouts};
+use crate::model::{
+    BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Resend, Timeouts,
+};
 use crate::template::Template;
 use crate::typed::Section;
 use crate::values::{self, Target};
@@ -41,6 +43,11 @@ pub(super) fn clusters(
             name: name.clone(),
             method,
             key,
+            sticky: section
+                .and_then(|section| section.text("sticky"))
+                .and_then(|text| Template::parse(text).ok()),
+            resend: section.map_or(Resend::Safe, sharing::resend),
+            sharing: section.map(sharing::sharing).unwrap_or_default(),
             health: section
                 .and_then(|section| section.section("health_check"))
                 .map(|section| health_check(section, findings)),
@@ -237,6 +244,11 @@ fn endpoint(section: Option<&Section>, target: Target) -> Endpoint {
         backup: flag("backup"),
         down: flag("down"),
         in_flight_max: whole("max_conns").filter(|most| *most > 0),
+        max_fails: whole("max_fails").unwrap_or(1),
+        fail_timeout: section
+            .and_then(|section| section.time("fail_timeout"))
+            .unwrap_or(Duration::from_secs(10)),
+        route: text("route").unwrap_or_default().to_owned(),
         target,
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{APP, only, over};
 use crate::error::Findings;
 use crate::model::{
-    Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Route, Timeouts,
+    Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Resend, Route, Timeouts,
     ValuePattern,
 };
 use crate::near::nearest;
@@ -72,6 +72,8 @@ impl Routes<'_> {
                 .unwrap_or(self.limits.body_bytes),
             timeouts: over(section.section("timeouts"), below),
             key,
+            sticky: goes_to.and_then(|cluster| cluster.sticky.clone()),
+            resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
         }
     }
 

@@ -311,15 +311,18 @@ impl<K> Members<K> {
     pub fn finish(&mut self, id: u64, outcome: &Outcome, now_ns: u64) -> bool {
         let alone = self.list.len() == 1;
         let measure = match self.settings.method {
-            Method::LeastTime { measure, .. } => measure,
-            _ => Measure::Header,
+            Method::LeastTime { measure, .. } => Some(measure),
+            Method::PeakEwma => Some(Measure::Header),
+            _ => None,
         };
         self.change(id, |member| {
             member.count_out(outcome.picked_ns);
             if !alone {
                 member.note_passive(outcome.verdict, now_ns);
             }
-            member.note_time(outcome, measure, now_ns);
+            if let Some(measure) = measure {
+                member.note_time(outcome, measure, now_ns);
+            }
         })
     }
 

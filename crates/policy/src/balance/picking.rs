@@ -71,6 +71,11 @@ impl Picking {
         }
     }
 
+    /// Whether nothing has been picked yet.
+    pub fn is_first(&self) -> bool {
+        !self.started
+    }
+
     /// When the last pick was made; an [`Outcome`] needs it.
     pub fn picked_ns(&self) -> u64 {
         self.picked_ns

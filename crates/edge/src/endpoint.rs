@@ -1,0 +1,208 @@
+//! One endpoint of a cluster: where it is, its share, and what the shards note about it. Who gets
+//! a request is left to `cluster`.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use evener_policy::balance::{Reluctance, Terms};
+use evener_vitals::Page;
+
+use crate::claims::ClaimSlots;
+
+/// A worker whose loop has not ticked for so long while requests are in flight stands still.
+const STALL_NS: u64 = 25_000_000;
+/// An endpoint that refused a connection is left alone for this long.
+const SUSPECT_NS: u64 = 100_000_000;
+
+/// Names one endpoint of a cluster; never used again for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(pub u64);
+
+/// Where an endpoint listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointAddress {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A TCP address.
+    Tcp(SocketAddr),
+}
+
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EndpointAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            EndpointAddress::Tcp(address) => address.fmt(f),
+        }
+    }
+}
+
+/// What a cluster is told about an endpoint.
+#[derive(Debug)]
+pub struct EndpointSpec {
+    /// Its name in code.
+    pub id: EndpointId,
+    /// Its name for people.
+    pub name: String,
+    /// Where it listens.
+    pub address: EndpointAddress,
+    /// The most requests it may have in flight; 0 is no bound.
+    pub in_flight_max: u32,
+    /// Its share of the requests.
+    pub share: Share,
+    /// Its vitals page, if it is one of Evener's own workers.
+    pub page: Option<Arc<Page>>,
+}
+
+/// When an endpoint gets requests, and how many of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// How many, compared with others; at least 1.
+    pub weight: u32,
+    /// Endpoints of a higher number serve when those of lower ones cannot.
+    pub priority: u32,
+    /// Serves only when no other can.
+    pub backup: bool,
+    /// Switched off.
+    pub down: bool,
+    /// Failures within `fail_timeout` after which it is left alone for as long; 0 is never.
+    pub max_fails: u32,
+    /// See `max_fails`.
+    pub fail_timeout: Duration,
+    /// What requests that are bound to it carry.
+    pub route: String,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Share {
+            weight: 1,
+            priority: 0,
+            backup: false,
+            down: false,
+            max_fails: 0,
+            fail_timeout: Duration::from_secs(10),
+            route: String::new(),
+        }
+    }
+}
+
+/// An endpoint as the shards share it.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: EndpointId,
+    pub(crate) name: String,
+    pub(crate) address: EndpointAddress,
+    pub(crate) page: Option<Arc<Page>>,
+    pub(crate) claims: Option<ClaimSlots>,
+    /// Takes no new requests; its idle connections are closed.
+    retired: AtomicBool,
+    suspect_until_ns: AtomicU64,
+    /// A request waited in vain for its loop to turn; over as soon as the loop does.
+    stands: AtomicBool,
+    requests: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl EndpointSpec {
+    /// The endpoint as the shards share it, and on what terms it gets requests.
+    pub(crate) fn admit(self, join: impl FnOnce(Arc<Endpoint>, &Terms<'_>)) {
+        let server = self.address.to_string();
+        let terms = Terms {
+            server: &server,
+            route: self.share.route.as_bytes(),
+            weight: self.share.weight,
+            priority: self.share.priority,
+            backup: self.share.backup,
+            down: self.share.down,
+            in_flight_max: self.in_flight_max,
+            max_fails: self.share.max_fails,
+            fail_timeout: self.share.fail_timeout,
+        };
+        let endpoint = Endpoint {
+            id: self.id,
+            name: self.name,
+            address: self.address,
+            claims: self.page.clone().map(ClaimSlots::new),
+            page: self.page,
+            retired: AtomicBool::new(false),
+            suspect_until_ns: AtomicU64::new(0),
+            stands: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        };
+        join(Arc::new(endpoint), &terms);
+    }
+}
+
+impl Endpoint {
+    /// Gives it no more requests: its idle connections are closed.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Gives it requests again.
+    pub(crate) fn unretire(&self) {
+        self.retired.store(false, Relaxed);
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+
+    /// Notes that a connection was refused or could not be made.
+    pub(crate) fn suspect(&self, now_ns: u64) {
+        self.suspect_until_ns.store(now_ns + SUSPECT_NS, Relaxed);
+    }
+
+    pub(crate) fn count_request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failures.fetch_add(1, Relaxed);
+    }
+
+    /// Whether its event loop stands still: it has not ticked lately, though requests are in
+    /// flight or one waits to be claimed. A loop with nothing to do does not tick either.
+    pub(crate) fn is_stalled(&self, now_ns: u64) -> bool {
+        let Some(page) = &self.page else { return false };
+        if now_ns.saturating_sub(page.tick_ns()) <= STALL_NS {
+            if self.stands.load(Relaxed) {
+                self.stands.store(false, Relaxed);
+            }
+            return false;
+        }
+        page.in_flight() > 0 || self.stands.load(Relaxed)
+    }
+
+    /// Notes that a request has waited for its loop to turn since `since_ns`, and returns whether
+    /// it really stands still.
+    pub(crate) fn note_waiting(&self, since_ns: u64, now_ns: u64) -> bool {
+        if now_ns.saturating_sub(since_ns) > STALL_NS {
+            self.stands.store(true, Relaxed);
+        }
+        self.is_stalled(now_ns)
+    }
+
+    pub(crate) fn reluctance(&self, now_ns: u64) -> Reluctance {
+        if self.suspect_until_ns.load(Relaxed) > now_ns {
+            Reluctance::Never
+        } else if self.is_stalled(now_ns) {
+            Reluctance::Unless
+        } else {
+            Reluctance::None
+        }
+    }
+}
