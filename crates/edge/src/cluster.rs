@@ -382,7 +382,8 @@ impl Cluster {
             match state.pick(marks, picking, now_ns) {
                 Ok(endpoint) => return Admission::Granted(endpoint),
                 Err(Pick::Full) => {}
-                Err(_) if state.conduct.waits => {}
+                // Endpoints that are not known yet, or not checked yet, are worth waiting for.
+                Err(_) if state.conduct.waits || state.members.tries() == 0 => {}
                 Err(_) => return Admission::Nobody,
             }
         }

@@ -295,6 +295,12 @@ impl<K> Member<K> {
         }
     }
 
+    /// Forgets its failures.
+    pub(super) fn forgive(&mut self) {
+        self.fails = 0;
+        self.effective = i64::from(self.weight);
+    }
+
     pub(super) fn note_passive(&mut self, verdict: Verdict, now_ns: u64) {
         let now_s = seconds(now_ns);
         match verdict {

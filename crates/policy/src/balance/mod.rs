@@ -213,11 +213,13 @@ impl<K> Members<K> {
         self.change(id, |member| member.down = down)
     }
 
-    /// Tells what active checks say of a member. One that recovers starts slowly.
+    /// Tells what active checks say of a member. One that recovers starts slowly, and what counted
+    /// towards its `max_fails` is forgotten.
     pub fn set_healthy(&mut self, id: u64, healthy: bool, now_ns: u64) -> bool {
         self.change(id, |member| {
             if healthy && member.unhealthy {
                 member.ramp_since_ns = Some(now_ns);
+                member.forgive();
             }
             member.unhealthy = !healthy;
         })

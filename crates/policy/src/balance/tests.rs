@@ -696,3 +696,24 @@ fn nobody_is_picked_who_must_not_be_and_no_count_leaks() {
         }
     }
 }
+
+#[test]
+fn a_passed_check_forgives_failures() {
+    let mut members = Members::new(settings(Method::RoundRobin));
+    for id in 0..2u64 {
+        members.join(id, id, &Terms::default());
+    }
+    let now_ns = 100 * SECOND;
+    let failed = Outcome {
+        verdict: Verdict::Failed,
+        ..answered(1, now_ns)
+    };
+    assert_eq!(chosen(&mut members, &Request::at(now_ns)), 0);
+    members.finish(0, &failed, now_ns);
+    members.set_healthy(0, false, now_ns);
+    assert!(members.at(0).is_failing(now_ns));
+    members.set_healthy(0, true, now_ns);
+    assert!(!members.at(0).is_failing(now_ns));
+    let picks = [(); 2].map(|()| chosen(&mut members, &Request::at(now_ns)));
+    assert!(picks.contains(&0));
+}
