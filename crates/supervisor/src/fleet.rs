@@ -436,6 +436,7 @@ impl Supervisor {
             let (name, pid) = (&worker.name, worker.pid);
             self.log
                 .debug(format_args!("{name} (pid {pid}) {}", describe(status)));
+            self.note_last_words(&worker, status);
             return;
         }
         let killed = status.signal().is_some();

@@ -1,6 +1,7 @@
 //! What follows from a worker that ended without being told to: a restart, the end of a rollout,
 //! the report of a crash loop, or giving up.
 
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use evener_policy::restart::{Death as RestartDeath, Verdict};
@@ -8,6 +9,7 @@ use evener_policy::rollout::{Outcome as RolloutOutcome, Why};
 
 use super::{ROLLOUTS_KEPT, StartupFailure, Supervisor};
 use crate::status::RolloutStatus;
+use crate::worker::Worker;
 
 /// What is known about a worker that ended without being told to.
 pub(super) struct Death {
@@ -84,6 +86,19 @@ impl Supervisor {
                 self.given_up = true;
                 self.target = 0;
             }
+        }
+    }
+
+    /// A worker that was to leave has ended in the same way as the first that failed: it had met
+    /// the same failure, and if its output was forwarded, that failure has been seen.
+    pub(super) fn note_last_words(&mut self, worker: &Worker, status: ExitStatus) {
+        if let Some(failure) = &mut self.first_failure
+            && failure.code.is_some_and(|code| code != 0)
+            && failure.code == status.code()
+            && !worker.output.is_held()
+            && !worker.output.tail().is_empty()
+        {
+            failure.unseen.clear();
         }
     }
 
