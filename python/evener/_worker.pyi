@@ -8,6 +8,9 @@ _Message: TypeAlias = MutableMapping[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[_Message]]
 _Send: TypeAlias = Callable[[_Message], Awaitable[None]]
 
+def end_with_parent(parent: int) -> bool:
+    """Has this process end with its parent; False while its parent is another."""
+
 class MessageError(RuntimeError):
     """The application sent a message that breaks a rule of the ASGI specification."""
 

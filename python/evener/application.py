@@ -9,7 +9,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +20,14 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
+CANNOT_START = 3
+
+
 class CannotStart(Exception):
     """The worker cannot start; the text says what, where and what to do."""
+
+    # The exit status of a worker that ends for it.
+    status = CANNOT_START
 
     def __init__(self, what: str, cause: BaseException | None = None, detail: str = "") -> None:
         super().__init__(what)
@@ -39,8 +45,17 @@ class CannotStart(Exception):
         return "\n".join(parts)
 
 
-def load(target: str, *, app_dir: str, factory: bool) -> Application:
-    """Imports `module:attribute` (attribute `app` unless given) and checks that it is an app."""
+def load(
+    target: str,
+    *,
+    app_dir: str,
+    factory: bool,
+    arguments: tuple[Sequence[Any], Mapping[str, Any]] = ((), {}),
+) -> Application:
+    """Imports `module:attribute` (attribute `app` unless given) and checks that it is an app.
+
+    A factory is called with `arguments`.
+    """
     module_name, _, attribute = target.partition(":")
     attribute = attribute or "app"
     if not module_name:
@@ -60,7 +75,7 @@ def load(target: str, *, app_dir: str, factory: bool) -> Application:
             ) from None
     if factory:
         try:
-            found = found()
+            found = found(*arguments[0], **arguments[1])
         except Exception as error:  # whatever the factory raises is shown
             raise CannotStart(
                 f"the factory '{target}' failed: mend it, or leave out --factory "

@@ -23,11 +23,9 @@ from typing import Any
 
 from evener import environment, flags
 from evener._worker import Server
-from evener.application import CannotStart, load
+from evener.application import Application, CannotStart, load
 from evener.flags import Options
 from evener.lifespan import Lifespan
-
-CANNOT_START = 3
 
 # After the grace period, how long applications may take to notice that they are disconnected,
 # and then that they are cancelled.
@@ -40,6 +38,26 @@ CLOSE_SPREAD_SECONDS = 10.0
 log = logging.getLogger("evener")
 
 
+class Life:
+    """What else happens in a worker's life; gunicorn's hooks are made of it."""
+
+    # Whether Ctrl-C and SIGQUIT end the worker at once; if not, that is left to the supervisor.
+    hurries = False
+
+    def load(self, options: Options) -> Application:
+        """The application."""
+        return load(options.app, app_dir=options.app_dir, factory=options.factory)
+
+    def loaded(self) -> None:
+        """The application is there, its lifespan has not begun."""
+
+    def interrupted(self) -> None:
+        """The worker was asked to end at once."""
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker; returns its exit status."""
     options = flags.parse(arguments)
@@ -47,32 +65,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     faulthandler.enable()
     # Where a worker is stuck is shown on its standard error by `kill -USR1`.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    return serve(options, Life())
+
+
+def serve(options: Options, life: Life) -> int:
+    """Serves until told to end; returns the exit status."""
     try:
         if options.env_file is not None:
             environment.load(options.env_file)
         with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-            runner.run(Worker(options).run())
+            runner.run(Worker(options, life).run())
     except CannotStart as error:
         sys.stderr.write(error.report() + "\n")
         sys.stderr.flush()
-        return CANNOT_START
+        return error.status
     return 0
 
 
 class Worker:
     """The life of one worker."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, life: Life) -> None:
         self._options = options
+        self._life = life
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
+        self._hurry = False
 
     async def run(self) -> None:
         """From import to shutdown."""
         options = self._options
         self._listen_to_signals()
         with contextlib.closing(listening_socket(options)) as listener:
-            app = load(options.app, app_dir=options.app_dir, factory=options.factory)
+            app = self._life.load(options)
+            self._life.loaded()
             lifespan = Lifespan(app, options.lifespan)
             await lifespan.startup()
             server = Server(
@@ -107,7 +133,20 @@ class Worker:
         # supervisor that decides.
         supervised = self._options.ready_fd is not None
         interrupted: Callable[[], Any] = (lambda: None) if supervised else self._stopping.set
+        if self._life.hurries:
+            interrupted = self._interrupt
+            loop.add_signal_handler(signal.SIGQUIT, interrupted)
+            loop.add_signal_handler(signal.SIGUSR1, self._life.reopen_logs)
+            loop.add_signal_handler(signal.SIGWINCH, lambda: None)
         loop.add_signal_handler(signal.SIGINT, interrupted)
+
+    def _interrupt(self) -> None:
+        """Ends without waiting for what is under way."""
+        if not self._hurry:
+            self._hurry = True
+            self._life.interrupted()
+        self._stopping.set()
+        self._changed.set()
 
     def _handle_event(self, event: str, detail: object = None) -> None:
         if event == "limit":
@@ -120,7 +159,7 @@ class Worker:
 
     async def _drain(self, server: Server) -> None:
         """Ends what is going on: at its own pace, then disconnected, then cancelled."""
-        grace = self._options.timeout_graceful_shutdown
+        grace = 0.0 if self._hurry else self._options.timeout_graceful_shutdown
         server.drain()
         closing = asyncio.create_task(close_websockets(server, grace), name="evener.close")
         if not await self._until_idle(server, grace):
@@ -137,7 +176,7 @@ class Worker:
         """Waits until nothing runs; False if that takes longer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while server.busy:
+                while server.busy and not (self._hurry and seconds > NOTICE_SECONDS):
                     self._changed.clear()
                     await self._changed.wait()
         return server.busy == 0

@@ -1,6 +1,7 @@
 //! The command line as typed. What it means, with defaults that depend on the surroundings, is
 //! left to `resolve`; flags of uvicorn keep their names and meanings where they have one here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,6 +24,9 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Say what is wrong with a configuration file; the status is 0 if nothing is, else 1.
     Check(CheckArguments),
+    /// Serve an application as gunicorn's command line and configuration file say.
+    #[command(disable_help_flag = true)]
+    Gunicorn(GunicornArguments),
     /// Say how the running program is doing.
     Status(ClientArguments),
     /// List the workers of the running program.
@@ -51,6 +55,18 @@ pub(crate) struct ClientArguments {
     /// Answer in JSON, for machines.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// gunicorn's own command line, which its settings' own reader reads.
+#[derive(Debug, Args)]
+pub(crate) struct GunicornArguments {
+    /// gunicorn's options and the application, as MODULE:ATTRIBUTE.
+    #[arg(
+        value_name = "ARGUMENTS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +242,10 @@ pub(crate) struct WorkerArguments {
     /// $EVENER_SOCKET), instead of uvicorn. No shell is involved.
     #[arg(long, value_name = "COMMAND")]
     pub(crate) worker_command: Option<String>,
+    /// Import the application once and fork the workers from there: they start in milliseconds
+    /// and share its memory. What it opens while it is imported is shared as well.
+    #[arg(long)]
+    pub(crate) preload: bool,
     /// Python interpreter of the workers [default: the one beside this program, that of
     /// $VIRTUAL_ENV, or python3 on the PATH].
     #[arg(long, value_name = "PATH")]

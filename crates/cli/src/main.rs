@@ -9,6 +9,9 @@ mod client;
 mod cpus;
 mod env_file;
 mod failure;
+mod gunicorn;
+mod nursery;
+mod pidfile;
 mod python;
 mod recipe;
 mod reread;
@@ -18,6 +21,7 @@ mod running;
 mod serve;
 mod signals;
 mod site;
+mod sockets;
 mod source;
 mod start;
 mod tls;
@@ -60,6 +64,15 @@ impl Failure {
         }
     }
 
+    /// What is wrong has been said already.
+    pub(crate) fn said(status: i32) -> Failure {
+        Failure {
+            placed: false,
+            message: String::new(),
+            status: u8::try_from(status).unwrap_or(1),
+        }
+    }
+
     /// The application cannot be started.
     pub(crate) fn application(message: String) -> Failure {
         Failure {
@@ -89,6 +102,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Check(arguments) => serve::check(arguments).map(print),
+        Command::Gunicorn(arguments) => gunicorn::run(&arguments.arguments),
         Command::Status(arguments) => shown(client::status(arguments)),
         Command::Workers(arguments) => shown(client::workers(arguments)),
         Command::Reload(arguments) => shown(client::reload(arguments)),
@@ -102,9 +116,11 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // A closed standard error changes nothing about the status.
-            let prefix = if failure.placed { "" } else { "error: " };
-            let _ = writeln!(std::io::stderr(), "{prefix}{}", failure.message);
+            if !failure.message.is_empty() {
+                // A closed standard error changes nothing about the status.
+                let prefix = if failure.placed { "" } else { "error: " };
+                let _ = writeln!(std::io::stderr(), "{prefix}{}", failure.message);
+            }
             ExitCode::from(failure.status)
         }
     }

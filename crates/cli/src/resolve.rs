@@ -44,6 +44,8 @@ pub(crate) struct Resolved {
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) health: HealthPaths,
     pub(crate) worker: Worker,
+    /// Whether workers are forked from a process that has imported the application.
+    pub(crate) preload: bool,
     pub(crate) count: usize,
     pub(crate) leaving_max: usize,
     pub(crate) in_flight_max: u32,
@@ -129,6 +131,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
             readiness: typed.listen.readiness_path.clone().map(|path| path.0),
         },
         worker,
+        preload: typed.workers.preload,
         count,
         leaving_max: (count / LEAVING_SHARE).max(1),
         in_flight_max,

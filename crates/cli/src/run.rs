@@ -34,6 +34,8 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         title: title(typed, app.application.as_ref(), resolved),
         notes,
         app: Some(app),
+        host: None,
+        sockets: None,
     };
     start.run()
 }
@@ -59,11 +61,13 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         resolved,
         application,
         recipe,
+        set_up: None,
+        reconfigure: None,
     })
 }
 
 /// One listener, and everything to the application.
-fn config(resolved: &Resolved) -> Config {
+pub(crate) fn config(resolved: &Resolved) -> Config {
     Config {
         listeners: vec![Listener {
             name: resolved.listen.to_string(),

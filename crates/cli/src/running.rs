@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::changes::Changes;
+use crate::nursery::Host;
 use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
 use crate::source::Program;
@@ -42,6 +43,8 @@ pub(crate) struct Running {
     pub(crate) stopping: Option<Stopping>,
     /// The workers of the local application, if there is one.
     pub(crate) fleet: Option<Fleet>,
+    /// The nursery that workers are forked from, if they are.
+    pub(crate) host: Option<Host>,
 }
 
 /// Worker processes and who looks after them.
@@ -59,7 +62,7 @@ pub(crate) struct Stopping {
 }
 
 impl Running {
-    pub(crate) async fn run(mut self) -> Outcome {
+    pub(crate) async fn run(mut self) -> (Outcome, Option<Host>) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         let mut looks = tokio::time::interval(STOP_POLL);
         let mut tidying = tokio::time::interval(TIDY_POLL);
@@ -80,8 +83,15 @@ impl Running {
                     None => std::future::pending().await,
                 }
             };
+            let asked = async {
+                match &mut self.host {
+                    Some(host) => host.asked.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 ended = ended => break ended,
+                Some(count) = asked => drop(self.scale(count).await),
                 signal = self.signals.next() => self.handle_signal(signal).await,
                 () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
@@ -101,7 +111,7 @@ impl Running {
                 if matches!(outcome, Outcome::Stopped) {
                     self.log.info(format_args!("stopped"));
                 }
-                outcome
+                (outcome, self.host)
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }

@@ -36,6 +36,8 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         }),
         config,
         app,
+        host: None,
+        sockets: None,
     };
     start.run()
 }

@@ -2,7 +2,6 @@
 //! What happens to it then is left to `running`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -13,10 +12,12 @@ use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
 use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
 use evener_supervisor::{
-    Handle, Outcome, Patience, Recipe, RestartPolicy, RunDirectory, Settings, Supervisor,
+    Handle, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
+    RunDirectory, SetUp, Settings, Supervisor,
 };
 use evener_telemetry::{AccessFormat, Log, LogFormat, Telemetry, TelemetryConfig};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::Failure;
@@ -24,11 +25,13 @@ use crate::application::Application;
 use crate::balancer::ClusterBalancer;
 use crate::changes::Changes;
 use crate::failure;
+use crate::nursery::{self, Host};
 use crate::reread::Reread;
 use crate::resolve::{AdminSettings, LogSettings, Resolved, Worker};
 use crate::running::{Fleet, Running};
 use crate::signals::Signals;
 use crate::site::Site;
+use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
 use crate::tls;
 use crate::upkeep::Upkeep;
@@ -53,7 +56,14 @@ pub(crate) struct Start {
     pub(crate) title: String,
     /// What was asked for and is not done as asked.
     pub(crate) notes: Vec<String>,
+    /// The nursery, if it is there already.
+    pub(crate) host: Option<Host>,
+    /// Makes the sockets that clients connect to, in the place of what the configuration says.
+    pub(crate) sockets: Option<OpenSockets>,
 }
+
+/// Makes sockets, given the length of their queues.
+pub(crate) type OpenSockets = Box<dyn FnOnce(u32) -> Result<Sockets, Failure>>;
 
 /// The local application and how it is run.
 pub(crate) struct App {
@@ -61,16 +71,66 @@ pub(crate) struct App {
     /// Known unless a command of the user's is run.
     pub(crate) application: Option<Application>,
     pub(crate) recipe: Recipe,
+    /// What the nursery is told before it forks, if workers are forked.
+    pub(crate) set_up: Option<SetUp>,
+    /// Judges settings that the nursery has read anew.
+    pub(crate) reconfigure: Option<Reconfigure>,
+}
+
+impl App {
+    /// Starts a nursery in the place of an interpreter of its own for each worker.
+    async fn preload(&mut self, log: &Log) -> Result<Host, Failure> {
+        let Recipe::Python(python) = &self.recipe else {
+            return Err(Failure::usage(
+                "--preload needs Evener's own workers (--worker evener)".to_owned(),
+            ));
+        };
+        let arguments = python.arguments.iter();
+        let arguments = arguments.map(|word| word.to_string_lossy().into_owned());
+        self.set_up = Some(SetUp {
+            arguments: arguments.collect(),
+            preload: true,
+            title: None,
+            upgraded_from: 0,
+        });
+        let settings = NurserySettings {
+            interpreter: python.interpreter.clone(),
+            gunicorn: None,
+            environment: python.environment.clone(),
+        };
+        let (host, _) = nursery::start(settings, log.clone())
+            .await
+            .map_err(nursery::failure)?;
+        self.recipe = Recipe::Nursery(NurseryRecipe {
+            nursery: host.nursery.clone(),
+            output_is_ours: false,
+            title: None,
+        });
+        Ok(host)
+    }
+}
+
+/// What the control thread runs on.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::system(format!("cannot start: {error}")))
 }
 
 impl Start {
     /// Runs until the program is told to stop.
     pub(crate) fn run(self) -> Result<(), Failure> {
         let listeners = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::system(format!("cannot start: {error}")))?;
+        self.run_on(&runtime()?, listeners)
+    }
+
+    /// The same on a runtime that is there already, with these listeners.
+    pub(crate) fn run_on(
+        self,
+        runtime: &Runtime,
+        listeners: Vec<ListenerSpec>,
+    ) -> Result<(), Failure> {
         let telemetry = telemetry(self.log);
         for note in &self.notes {
             telemetry.log().warning(format_args!("{note}"));
@@ -80,14 +140,45 @@ impl Start {
         ended
     }
 
+    /// Everything that comes before the listeners: the nursery, and the sockets themselves.
+    async fn before_listening(
+        &mut self,
+        listeners: &mut Vec<ListenerSpec>,
+        log: &Log,
+    ) -> Result<Option<Sockets>, Failure> {
+        if let Some(app) = &mut self.app {
+            if app.resolved.preload && self.host.is_none() {
+                self.host = Some(app.preload(log).await?);
+            }
+            if let (Some(host), Some(set_up)) = (&mut self.host, app.set_up.take()) {
+                host.set_up(set_up).await?;
+                host.before_listening().await?;
+            }
+        }
+        let Some(open) = self.sockets.take() else {
+            return Ok(None);
+        };
+        let tls = self.config.listeners.first();
+        let tls = tls
+            .and_then(|listener| listener.tls.as_ref())
+            .map(tls::read);
+        let tls = tls.transpose().map_err(Failure::usage)?;
+        let sockets = open(self.config.backlog)?;
+        *listeners = sockets
+            .specs(tls.as_ref())
+            .map_err(|error| Failure::system(error.to_string()))?;
+        Ok(Some(sockets))
+    }
+
     async fn serve(
-        self,
-        listeners: Vec<ListenerSpec>,
+        mut self,
+        mut listeners: Vec<ListenerSpec>,
         telemetry: Telemetry,
     ) -> Result<(), Failure> {
         let log = telemetry.log().clone();
         let signals = Signals::listen()
             .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
+        let sockets = self.before_listening(&mut listeners, &log).await?;
         let (socket, name, listener) = admin_socket(&self.admin, &log).await?;
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
@@ -96,6 +187,9 @@ impl Start {
         let edge = Edge::start(config, &telemetry);
         let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
+        if let Some(host) = &self.host {
+            host.listening(&edge.addresses()).await?;
+        }
         let upkeep = Upkeep::begin(Arc::clone(&site), &self.config.dns, &log);
         let app = self.app.as_ref().zip(site.app());
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
@@ -126,22 +220,30 @@ impl Start {
             shards: self.shards,
             edge,
             program,
-            log,
+            log: log.clone(),
             signals,
             orders: received,
             upkeep,
             changes,
             reread: self.reread,
             stopping: None,
+            host: self.host,
             fleet: workers.map(|(supervisor, handle)| Fleet {
                 handle,
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
-        let outcome = running.run().await;
+        let (outcome, host) = running.run().await;
         drop(socket);
+        if let Some(sockets) = sockets.filter(|sockets| !sockets.inherited) {
+            sockets.clear();
+        }
+        if let Some(mut host) = host {
+            host.over(&log).await;
+        }
         match outcome {
             Outcome::Stopped => Ok(()),
+            Outcome::Raised => Err(Failure::said(255)),
             Outcome::NeverStarted(reason) => {
                 let application = self.app.and_then(|app| app.application);
                 let title = application.map_or(self.title, |application| application.target);
@@ -181,20 +283,6 @@ pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<Listener
         }
     }
     Ok(specs)
-}
-
-/// Takes over a descriptor that this program was started with.
-fn inherit(number: i32) -> Result<OwnedFd, String> {
-    // SAFETY: plain numbers; the flag keeps the descriptor out of the workers.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
-        let error = std::io::Error::last_os_error();
-        return Err(format!(
-            "descriptor {number}: this program was started without it: {error}"
-        ));
-    }
-    // SAFETY: it is open, as was just seen, and nothing of ours has been opened yet that could
-    // own it: this runs before the runtime and the data plane exist.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn telemetry(settings: LogSettings) -> Telemetry {
@@ -259,6 +347,8 @@ fn supervisor(
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         waits_when_broken: resolved.reload.is_some(),
+        environment: Vec::new(),
+        reconfigure: app.reconfigure.clone(),
         seed: u64::from(since.subsec_nanos()) ^ u64::from(std::process::id()) << 32,
     };
     let balancer = ClusterBalancer {

@@ -1,6 +1,7 @@
 //! The supervisor itself: looks at the workers, asks the policy, does what it says.
 
 mod deaths;
+mod forks;
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,11 +15,15 @@ use evener_policy::lifecycle::{Act, Event, Lifecycle, Patience, State};
 use evener_policy::restart::Restarts;
 use evener_policy::rollout::{Rollout, Step, Target, View, Why};
 use evener_telemetry::Log;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::handle::{Command, Handle, ScaleError};
+use crate::nursery::Kin;
 use crate::output::Output;
 use crate::probe::Answer;
+use crate::spawn::Place;
 use crate::status::{RolloutStatus, Status, WorkerStatus};
 use crate::worker::{Birth, Note, Worker, describe};
 use crate::{Balancer, DRAIN_POLL, EXPIRY_POLL, RunDirectory, Settings, WorkerId, spawn};
@@ -37,6 +42,8 @@ pub enum Outcome {
     Stopped,
     /// No worker ever became ready.
     NeverStarted(StartupFailure),
+    /// A hook raised an exception; every worker was ended. The text has been logged.
+    Raised,
 }
 
 /// The first worker that failed when no worker ever became ready.
@@ -76,10 +83,13 @@ pub struct Supervisor {
     given_up: bool,
     /// A process could not be made: the rest of the plan no longer holds.
     unsettled: bool,
+    /// A hook raised an exception.
+    raised: bool,
     commands: mpsc::Receiver<Command>,
     notes: mpsc::Receiver<Note>,
     notes_sender: mpsc::Sender<Note>,
     status: watch::Sender<Arc<Status>>,
+    kin: Kin,
     _reserved: Vec<OwnedFd>,
 }
 
@@ -93,6 +103,10 @@ impl Supervisor {
         log: Log,
     ) -> io::Result<(Supervisor, Handle)> {
         let reserved = spawn::reserve_places()?;
+        let kin = settings
+            .recipe
+            .nursery()
+            .map_or_else(Kin::default, |nursery| nursery.kin().clone());
         let (commands_sender, commands) = mpsc::channel(64);
         let (notes_sender, notes) = mpsc::channel(256);
         let (status, status_receiver) = watch::channel(Arc::default());
@@ -115,10 +129,12 @@ impl Supervisor {
             first_failure: None,
             given_up: false,
             unsettled: false,
+            raised: false,
             commands,
             notes,
             notes_sender,
             status,
+            kin: kin.clone(),
             _reserved: reserved,
         };
         Ok((
@@ -126,6 +142,7 @@ impl Supervisor {
             Handle {
                 commands: commands_sender,
                 status: status_receiver,
+                kin,
             },
         ))
     }
@@ -133,11 +150,13 @@ impl Supervisor {
     /// Starts the workers and keeps them running; returns when all are gone after a stop, or
     /// when none could be started at all.
     pub async fn run(mut self) -> Outcome {
+        let mut ends = signal(SignalKind::child()).ok();
         loop {
             self.turn();
             self.publish();
             if self.workers.is_empty() && (self.stopping || self.given_up) {
                 return match self.first_failure.take() {
+                    _ if self.raised => Outcome::Raised,
                     Some(failure) if self.given_up => Outcome::NeverStarted(failure),
                     _ => Outcome::Stopped,
                 };
@@ -146,6 +165,7 @@ impl Supervisor {
             tokio::select! {
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(note) = self.notes.recv() => self.handle_note(note),
+                () = next_end(&mut ends) => self.reap_strangers(),
                 () = sleep_until(deadline.map(|deadline| self.base + deadline)) => {}
             }
             // What else is there belongs into the same turn.
@@ -236,7 +256,7 @@ impl Supervisor {
 
     fn act(&mut self, index: usize, acts: &[Act]) {
         for act in acts {
-            let worker = &self.workers[index];
+            let worker = &mut self.workers[index];
             match act {
                 Act::Serve => self.balancer.add(&worker.ready()),
                 Act::Withdraw => self.balancer.drain(worker.id),
@@ -269,10 +289,19 @@ impl Supervisor {
         } else {
             0
         };
-        match spawn::spawn(&self.settings, &name, &socket) {
+        let leader = self.needs_leader(generation, why);
+        let place = Place {
+            id,
+            name: &name,
+            socket: &socket,
+            environment: self.own_environment(leader),
+        };
+        match spawn::spawn(&self.settings, &place) {
             Ok(spawned) => {
-                self.log
-                    .debug(format_args!("{name} (pid {}) started", spawned.pid));
+                if spawned.pid != 0 {
+                    self.log
+                        .debug(format_args!("{name} (pid {}) started", spawned.pid));
+                }
                 let birth = Birth {
                     id,
                     output: Output::new(&name, self.log.format(), hold),
@@ -283,6 +312,7 @@ impl Supervisor {
                     why,
                     restarts,
                     requests_max: self.settings.requests_max.map(|max| spread(max, id)),
+                    leader,
                 };
                 let notes = self.notes_sender.clone();
                 self.workers
@@ -342,10 +372,7 @@ impl Supervisor {
                 if self.stopping {
                     return;
                 }
-                self.restarts.forgive();
-                let generation = self.rollout.request();
-                // The one who asked may have left.
-                let _ = reply.send(generation);
+                self.reload(Some(reply));
             }
             Command::Scale(count, reply) => {
                 let valid = (1..=self.settings.count_max).contains(&count);
@@ -394,12 +421,15 @@ impl Supervisor {
                 self.target
             ));
             self.target = count;
+            self.tell_nursery(json!({"do": "count", "count": count}));
         }
     }
 
     fn handle_note(&mut self, note: Note) {
         let now = self.now();
-        let (Note::Answered(id, _) | Note::Exited(id, _)) = note;
+        let (Note::Answered(id, _) | Note::Exited(id, _)) = note else {
+            return self.handle_fork_note(note);
+        };
         let Some(index) = self.workers.iter().position(|worker| worker.id == id) else {
             return;
         };
@@ -425,6 +455,7 @@ impl Supervisor {
                 self.act(index, &acts);
             }
             Note::Exited(_, status) => self.handle_exit(index, status, now),
+            _ => unreachable!("told apart above"),
         }
     }
 
@@ -432,6 +463,7 @@ impl Supervisor {
         let acts = self.workers[index].life.handle(now, Event::Exited);
         self.act(index, &acts);
         let worker = self.workers.remove(index);
+        self.tell_nursery(json!({"do": "exited", "pid": worker.pid}));
         if worker.leaving {
             let (name, pid) = (&worker.name, worker.pid);
             self.log
@@ -522,7 +554,7 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         // Only when the program goes down in disorder: an orderly end has no workers left.
-        for worker in &self.workers {
+        for worker in &mut self.workers {
             worker.kill();
         }
     }
@@ -531,6 +563,14 @@ impl Drop for Supervisor {
 /// A bound on requests, up to an eighth larger, different from worker to worker.
 fn spread(requests: u64, id: WorkerId) -> u64 {
     requests + requests / 8 * (id.0 % 8) / 8
+}
+
+/// Waits until some child ends.
+async fn next_end(ends: &mut Option<Signal>) {
+    match ends {
+        Some(ends) => drop(ends.recv().await),
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

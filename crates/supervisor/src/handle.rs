@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::nursery::Kin;
 use crate::status::Status;
 
 /// A number of workers that cannot be had.
@@ -40,6 +41,7 @@ pub(crate) enum Command {
 pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<Arc<Status>>,
+    pub(crate) kin: Kin,
 }
 
 impl Handle {
@@ -72,6 +74,11 @@ impl Handle {
     /// Takes the next step with every worker that is on its way out, without waiting for it.
     pub async fn hurry(&self) {
         let _ = self.commands.send(Command::Hurry).await;
+    }
+
+    /// Processes that somebody else waits for: their ends are not the supervisor's to take note of.
+    pub fn kin(&self) -> &Kin {
+        &self.kin
     }
 
     /// The fleet as it is now.

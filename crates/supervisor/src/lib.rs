@@ -10,6 +10,7 @@
 
 mod fleet;
 mod handle;
+mod nursery;
 mod output;
 mod probe;
 mod recipe;
@@ -29,7 +30,8 @@ pub use evener_policy::restart::RestartPolicy;
 pub use evener_policy::rollout::Outcome as RolloutOutcome;
 pub use fleet::{Outcome, StartupFailure, Supervisor};
 pub use handle::{Handle, ScaleError};
-pub use recipe::{CommandRecipe, PythonRecipe, Recipe, RecipeError};
+pub use nursery::{Kin, Nursery, NurseryError, NurserySettings, NurseryStart, SetUp};
+pub use recipe::{CommandRecipe, NurseryRecipe, PythonRecipe, Recipe, RecipeError};
 pub use run_directory::RunDirectory;
 pub use status::{RolloutStatus, Status, WorkerStatus, resident_bytes};
 
@@ -89,8 +91,35 @@ pub struct Settings {
     /// An application that does not start ends the program, unless this is set: then a new
     /// attempt is made when a reload is asked for (`--reload`).
     pub waits_when_broken: bool,
+    /// Variables in every worker's environment.
+    pub environment: Vec<(String, String)>,
+    /// Told the settings that a nursery has read anew for a reload; says what of them changes
+    /// the workers, or why they are refused.
+    pub reconfigure: Option<Reconfigure>,
     /// Seed of the jitter in delays.
     pub seed: u64,
+}
+
+/// What new settings mean for the workers.
+#[derive(Debug, Clone, Default)]
+pub struct Reconfigured {
+    /// How many there are to be.
+    pub count: Option<usize>,
+    /// How long what is under way may take when one goes.
+    pub grace: Option<Duration>,
+}
+
+/// Judges settings that a nursery has read; an error is the message.
+#[derive(Clone)]
+pub struct Reconfigure(pub Arc<Judge>);
+
+/// See [`Reconfigure`].
+pub type Judge = dyn Fn(&serde_json::Value) -> Result<Reconfigured, String> + Send + Sync;
+
+impl std::fmt::Debug for Reconfigure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Reconfigure")
+    }
 }
 
 /// How often requests in flight are looked at while a worker drains.

@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::nursery::Nursery;
+
 /// Stands for the path of the worker's socket in a command.
 pub(crate) const SOCKET_PLACEHOLDER: &str = "{socket}";
 
@@ -15,6 +17,21 @@ pub enum Recipe {
     Command(CommandRecipe),
     /// Evener's own worker.
     Python(PythonRecipe),
+    /// Evener's own worker, forked from a nursery.
+    Nursery(NurseryRecipe),
+}
+
+/// A worker that a nursery forks, with the same descriptors as [`PythonRecipe`]'s; the nursery
+/// knows its arguments and its environment.
+#[derive(Debug, Clone)]
+pub struct NurseryRecipe {
+    /// The nursery, set up already.
+    pub nursery: Nursery,
+    /// Whether workers write to our own standard output and error, as gunicorn's do, so that
+    /// their lines and the nursery's stay in order.
+    pub output_is_ours: bool,
+    /// The workers' name in listings of processes.
+    pub title: Option<String>,
 }
 
 /// A command with `{socket}` where the socket's path goes (it is in `EVENER_SOCKET` as well).
@@ -93,11 +110,20 @@ impl CommandRecipe {
 }
 
 impl Recipe {
+    /// The nursery that workers are forked from, if there is one.
+    pub(crate) fn nursery(&self) -> Option<&Nursery> {
+        match self {
+            Recipe::Nursery(recipe) => Some(&recipe.nursery),
+            Recipe::Command(_) | Recipe::Python(_) => None,
+        }
+    }
+
     /// Variables set on top of our own environment.
     pub(crate) fn environment(&self) -> &[(OsString, OsString)] {
         match self {
             Recipe::Command(command) => &command.environment,
             Recipe::Python(python) => &python.environment,
+            Recipe::Nursery(_) => &[],
         }
     }
 
@@ -106,6 +132,7 @@ impl Recipe {
         match self {
             Recipe::Command(command) => command.arguments[0].clone(),
             Recipe::Python(python) => python.interpreter.display().to_string(),
+            Recipe::Nursery(_) => "the nursery".to_owned(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! One worker process as the supervisor knows it, and the task that watches it.
 
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -12,12 +14,15 @@ use evener_policy::lifecycle::{Lifecycle, State};
 use evener_policy::rollout::{Phase, View, Why};
 use evener_telemetry::Log;
 use evener_vitals::Page;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, Interest};
 use tokio::process::Child;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::nursery::NurseryError;
 use crate::output::{Destination, Output};
 use crate::probe::{self, Answer};
-use crate::spawn::{self, Spawned};
+use crate::spawn::{self, Process, Spawned};
 use crate::{ReadyWorker, WorkerId};
 
 /// How long the last output of a process that is over is waited for: a descendant may hold the
@@ -31,6 +36,19 @@ pub(crate) enum Note {
     Answered(WorkerId, Answer),
     /// The process is over.
     Exited(WorkerId, ExitStatus),
+    /// The nursery has forked the process.
+    Forked(WorkerId, u32),
+    /// There is no process: the nursery went away before it forked one.
+    Unborn(WorkerId),
+    /// The nursery could not fork it.
+    Refused(WorkerId, NurseryError),
+    /// A hook has raised an exception, which ends the program as it ends gunicorn.
+    Raised(String),
+    /// The nursery has taken up what has changed, or not; then the workers are replaced.
+    Renewed {
+        answer: Result<serde_json::Value, NurseryError>,
+        reply: Option<oneshot::Sender<u32>>,
+    },
 }
 
 /// One worker process.
@@ -50,8 +68,12 @@ pub(crate) struct Worker {
     pub(crate) output: Output,
     pub(crate) restarts: u32,
     pub(crate) requests_max: Option<u64>,
+    /// Whether it was told that it is the one for jobs that must run once.
+    pub(crate) leader: bool,
     pub(crate) expired: bool,
     alive: Arc<AtomicBool>,
+    /// It was told to go before it had a number.
+    doomed: bool,
 }
 
 /// What is known about a worker before its process exists.
@@ -65,6 +87,7 @@ pub(crate) struct Birth {
     pub(crate) output: Output,
     pub(crate) restarts: u32,
     pub(crate) requests_max: Option<u64>,
+    pub(crate) leader: bool,
 }
 
 impl Worker {
@@ -79,16 +102,19 @@ impl Worker {
         let watch = Watch {
             id: birth.id,
             pid: spawned.pid,
-            child: spawned.child,
             output: birth.output.clone(),
             log: log.clone(),
             alive: Arc::clone(&alive),
             notes,
         };
         let socket = birth.socket.clone();
+        let process = spawned.process;
         match spawned.ready {
-            Some(pipe) => tokio::spawn(watch.run(probe::pipe(pipe))),
-            None => tokio::spawn(watch.run(async move { probe::command(&socket).await })),
+            Some(pipe) => tokio::spawn(watch.begin(process, probe::pipe(pipe))),
+            None => {
+                let probe = async move { probe::command(&socket).await };
+                tokio::spawn(watch.begin(process, probe))
+            }
         };
         Worker {
             id: birth.id,
@@ -104,8 +130,18 @@ impl Worker {
             output: birth.output,
             restarts: birth.restarts,
             requests_max: birth.requests_max,
+            leader: birth.leader,
             expired: false,
             alive,
+            doomed: false,
+        }
+    }
+
+    /// The process exists now.
+    pub(crate) fn born(&mut self, pid: u32) {
+        self.pid = pid;
+        if self.doomed {
+            self.kill();
         }
     }
 
@@ -137,16 +173,22 @@ impl Worker {
     }
 
     /// Asks the process to end.
-    pub(crate) fn terminate(&self) {
-        if self.alive.load(Ordering::Relaxed) {
-            spawn::signal(self.pid, false, libc::SIGTERM);
-        }
+    pub(crate) fn terminate(&mut self) {
+        self.send(false, libc::SIGTERM);
     }
 
     /// Ends the process and all that it started.
-    pub(crate) fn kill(&self) {
-        if self.alive.load(Ordering::Relaxed) {
-            spawn::signal(self.pid, true, libc::SIGKILL);
+    pub(crate) fn kill(&mut self) {
+        self.send(true, libc::SIGKILL);
+    }
+
+    /// Sends a signal to the process, or to all that it started as well. One that does not exist
+    /// yet is ended as soon as it does.
+    pub(crate) fn send(&mut self, group: bool, signal: i32) {
+        if self.pid == 0 {
+            self.doomed = true;
+        } else if self.alive.load(Ordering::Relaxed) {
+            spawn::signal(self.pid, group, signal);
         }
     }
 
@@ -182,23 +224,84 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 struct Watch {
     id: WorkerId,
     pid: u32,
-    child: Child,
     output: Output,
     log: Log,
     alive: Arc<AtomicBool>,
     notes: mpsc::Sender<Note>,
 }
 
+/// A process that can be waited for.
+enum Waited {
+    Child(Child),
+    Forked { pid: u32, end: AsyncFd<OwnedFd> },
+}
+
+impl Waited {
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Waited::Child(child) => child.wait().await,
+            Waited::Forked { pid, end } => loop {
+                let mut guard = end.readable().await?;
+                if let Some(status) = spawn::reap(*pid)? {
+                    return Ok(status);
+                }
+                guard.clear_ready();
+            },
+        }
+    }
+}
+
 impl Watch {
-    async fn run(mut self, probe: impl Future<Output = Answer>) {
-        let stdout = self.child.stdout.take().map(|stream| {
+    async fn begin(mut self, process: Process, probe: impl Future<Output = Answer>) {
+        match process {
+            Process::Started(mut child) => {
+                let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+                self.run(Waited::Child(child), stdout, stderr, probe).await;
+            }
+            Process::Ordered { answer, output } => {
+                let forked = match answer.await {
+                    Ok(Ok(answer)) => answer["pid"].as_u64().and_then(|pid| pid.try_into().ok()),
+                    Ok(Err(error @ NurseryError::Refused { .. })) => {
+                        let _ = self.notes.send(Note::Refused(self.id, error)).await;
+                        return;
+                    }
+                    Ok(Err(NurseryError::Gone)) | Err(_) => None,
+                };
+                let end = forked.and_then(|pid| {
+                    let descriptor = spawn::watch(pid).ok()?;
+                    // SAFETY: an owned descriptor stands for the same open file all its life.
+                    let end =
+                        unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };
+                    Some((pid, end.ok()?))
+                });
+                let Some((pid, end)) = end else {
+                    let _ = self.notes.send(Note::Unborn(self.id)).await;
+                    return;
+                };
+                self.pid = pid;
+                let _ = self.notes.send(Note::Forked(self.id, pid)).await;
+                let (stdout, stderr) = output.unzip();
+                self.run(Waited::Forked { pid, end }, stdout, stderr, probe)
+                    .await;
+            }
+        }
+    }
+
+    async fn run(
+        self,
+        mut process: Waited,
+        stdout: Option<impl AsyncRead + Unpin + Send + 'static>,
+        stderr: Option<impl AsyncRead + Unpin + Send + 'static>,
+        probe: impl Future<Output = Answer>,
+    ) {
+        let stdout = stdout.map(|stream| {
             tokio::spawn(
                 self.output
                     .clone()
                     .forward(stream, Destination::Stdout, false),
             )
         });
-        let stderr = self.child.stderr.take().map(|stream| {
+        let stderr = stderr.map(|stream| {
             let destination = Destination::Log(self.log.clone());
             tokio::spawn(self.output.clone().forward(stream, destination, true))
         });
@@ -207,7 +310,7 @@ impl Watch {
         let status = loop {
             tokio::select! {
                 biased;
-                status = self.child.wait() => break status,
+                status = process.wait() => break status,
                 answer = &mut probe, if !answered => {
                     answered = true;
                     // The supervisor listens as long as a worker lives.

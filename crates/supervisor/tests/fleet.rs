@@ -121,6 +121,8 @@ fn settings(environment: &[(&str, &str)]) -> Settings {
         backlog: 64,
         leaving_max: 1,
         waits_when_broken: false,
+        environment: Vec::new(),
+        reconfigure: None,
         seed: 1,
     }
 }

@@ -16,6 +16,7 @@
 //! | `run`, `exchange`, `awaitable` | what Python sees: the task's coroutine, `receive`, `send` |
 //! | `scope`, `names`, `message`, `errors` | between Python objects and bytes |
 //! | `output`, `system`, `vitals` | send queues, system calls, the vitals page |
+//! | `process` | what a worker that was forked asks of the kernel |
 //!
 //! Importing the application, the lifespan, signals and the command line are Python's
 //! (`python/evener`). What a request may cost and who may connect is the edge's.
@@ -41,6 +42,7 @@ mod http;
 mod message;
 mod names;
 mod output;
+mod process;
 mod response;
 mod run;
 mod scope;
@@ -65,6 +67,8 @@ mod module {
     use crate::errors::{ClientDisconnected, MessageError};
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::process::end_with_parent;
     #[pymodule_export]
     use crate::run::Run;
     #[pymodule_export]

@@ -1,0 +1,94 @@
+"""A worker's life with gunicorn's hooks in it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sys
+import tempfile
+import traceback
+from types import FrameType
+
+from evener import worker as serving
+from evener.application import Application, CannotStart
+from evener.flags import Options
+from evener.gunicorn.arbiter import Server, Worker
+from evener.gunicorn.requests import hooked
+
+APP_LOAD_ERROR = 4
+
+
+class Life(serving.Life):
+    """Calls the hooks of the worker's side."""
+
+    hurries = True
+
+    def __init__(self, server: Server, worker: Worker) -> None:
+        self.server = server
+        self.worker = worker
+        self.cfg = worker.cfg
+
+    def forked(self) -> None:
+        """What happens between the fork and the import of the application."""
+        self.worker.log.info("Booting worker with pid: %s", self.worker.pid)
+        self.cfg.post_fork(self.server, self.worker)
+        os.environ.update(self.cfg.env)
+        become(self.cfg.uid, self.cfg.gid, initgroups=bool(self.cfg.initgroups))
+        if self.cfg.tmp_upload_dir:
+            tempfile.tempdir = self.cfg.tmp_upload_dir
+        signal.signal(signal.SIGABRT, self._aborted)
+
+    def load(self, options: Options) -> Application:  # noqa: ARG002
+        """The application, with the request hooks around it if there are any."""
+        try:
+            app: Application = self.worker.app.wsgi()
+        except CannotStart as error:
+            error.status = APP_LOAD_ERROR
+            raise
+        self.worker.wsgi = app
+        before, after = self.cfg.hook("pre_request"), self.cfg.hook("post_request")
+        if before is None and after is None:
+            return app
+        return hooked(app, self.worker, before, after)
+
+    def loaded(self) -> None:
+        """The application is there."""
+        self.cfg.post_worker_init(self.worker)
+        self.worker.booted = True
+
+    def interrupted(self) -> None:
+        """SIGINT or SIGQUIT."""
+        self.worker.alive = False
+        self.cfg.worker_int(self.worker)
+
+    def reopen_logs(self) -> None:
+        """SIGUSR1."""
+        self.worker.log.reopen_files()
+
+    def over(self) -> None:
+        """The last thing that the worker does."""
+        self.worker.log.info("Worker exiting (pid: %s)", self.worker.pid)
+        try:
+            self.cfg.worker_exit(self.server, self.worker)
+        except Exception:  # as gunicorn: a failing hook does not change how the worker ends
+            self.worker.log.warning("Exception during worker exit:\n%s", traceback.format_exc())
+
+    def _aborted(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.worker.alive = False
+        self.cfg.worker_abort(self.worker)
+        sys.exit(1)
+
+
+def become(uid: int, gid: int, *, initgroups: bool) -> None:
+    """Gives up the rights of whoever started the program."""
+    if gid and gid != os.getegid():
+        if initgroups:
+            os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+        elif os.geteuid() == 0:
+            os.setgroups([gid])
+        os.setgid(gid)
+    elif initgroups and uid and uid != os.geteuid():
+        os.initgroups(pwd.getpwuid(uid).pw_name, gid)
+    if uid and uid != os.geteuid():
+        os.setuid(uid)

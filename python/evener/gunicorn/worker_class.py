@@ -1,0 +1,90 @@
+"""Which worker classes mean Evener's own worker, and what they set.
+
+uvicorn's worker classes and their subclasses, gunicorn's `asgi`, and our own do. Others serve
+something else than ASGI on an event loop and are refused by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import Any
+
+from evener.gunicorn.settings import Refused
+from evener.gunicorn.values import imported
+
+OURS = {
+    "asgi",
+    "evener",
+    "evener.worker",
+    "gunicorn.workers.gasgi.ASGIWorker",
+    "uvicorn.workers.UvicornWorker",
+    "uvicorn_worker.UvicornWorker",
+}
+H11 = {"uvicorn.workers.UvicornH11Worker", "uvicorn_worker.UvicornH11Worker"}
+OTHERS = {"sync", "gthread", "gevent", "gevent_wsgi", "gevent_pywsgi", "eventlet", "tornado"}
+
+
+class UvicornWorker:
+    """Stands for uvicorn's worker class where it is not installed, so that files which derive
+    classes of their own from it can be read. It is never run.
+    """
+
+    CONFIG_KWARGS: dict[str, Any] = {"loop": "auto", "http": "auto"}  # noqa: RUF012
+
+
+class UvicornH11Worker(UvicornWorker):
+    """The same for the other one."""
+
+    CONFIG_KWARGS: dict[str, Any] = {"loop": "asyncio", "http": "h11"}  # noqa: RUF012
+
+
+def provide_if_needed() -> None:
+    """Lets `import uvicorn.workers` and `import uvicorn_worker` succeed where they would not."""
+    for name in ("uvicorn.workers", "uvicorn_worker"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            module = types.ModuleType(name, "Evener's stand-in")
+            module.UvicornWorker = UvicornWorker  # type: ignore[attr-defined]
+            module.UvicornH11Worker = UvicornH11Worker  # type: ignore[attr-defined]
+            sys.modules[name] = module
+
+
+def options(value: Any, *, given: bool) -> dict[str, Any]:
+    """The CONFIG_KWARGS of a worker class that means ours; raises Refused for any other."""
+    if not given:
+        return {}
+    if isinstance(value, str):
+        if value in OURS:
+            return _changed(value)
+        if value in H11:
+            return {"loop": "asyncio", **_changed(value)}
+        if value in OTHERS:
+            raise Refused(
+                f"worker_class: '{value}' does not serve ASGI applications, and Evener serves "
+                "nothing else: use uvicorn.workers.UvicornWorker, or leave it out"
+            )
+        provide_if_needed()
+        try:
+            value = imported(value)
+        except ValueError as error:
+            raise Refused(f"worker_class: {error}") from None
+    names = {f"{base.__module__}.{base.__name__}" for base in getattr(value, "__mro__", ())}
+    known = OURS | H11 | {"uvicorn_worker._workers.UvicornWorker"}
+    known.add(f"{UvicornWorker.__module__}.UvicornWorker")
+    if not names & known:
+        raise Refused(
+            f"worker_class: {value.__module__}.{value.__qualname__} is not derived from uvicorn's "
+            "worker class, and Evener cannot run it: use uvicorn.workers.UvicornWorker"
+        )
+    return dict(getattr(value, "CONFIG_KWARGS", {}))
+
+
+def _changed(name: str) -> dict[str, Any]:
+    """What a configuration file has put into the CONFIG_KWARGS of uvicorn's own class."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(sys.modules.get(module), attribute, None) if module else None
+    kwargs = dict(getattr(found, "CONFIG_KWARGS", {}))
+    return {name: value for name, value in kwargs.items() if name not in {"loop", "http"}}
