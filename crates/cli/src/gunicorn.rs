@@ -316,18 +316,6 @@ fn flags(settings: &Loaded) -> Vec<String> {
     let event_loop = kwargs("loop").or_else(|| settings.text("asgi_loop").map(str::to_owned));
     let event_loop = event_loop.filter(|name| ["uvloop", "asyncio"].contains(&name.as_str()));
     add("loop", event_loop.unwrap_or_else(|| "auto".to_owned()));
-    for (name, flag) in [
-        ("certfile", "ssl-certfile"),
-        ("keyfile", "ssl-keyfile"),
-        ("ca_certs", "ssl-ca-certs"),
-    ] {
-        if let Some(file) = settings.text(name) {
-            add(flag, file.to_owned());
-        }
-    }
-    if settings.number("cert_reqs") > 0 {
-        add("ssl-cert-reqs", number("cert_reqs"));
-    }
     let longest = kwargs("ws_max_size").unwrap_or(number("websocket_max_message_size"));
     add("ws-max-size", longest);
     for (name, flag) in [
@@ -351,6 +339,21 @@ fn flags(settings: &Loaded) -> Vec<String> {
     }
     if settings.has("default_proc_name") {
         flags.push(settings.target.clone());
+    }
+    flags.extend(tls_flags(settings));
+    flags
+}
+
+fn tls_flags(settings: &Loaded) -> Vec<String> {
+    let files = [
+        ("certfile", "ssl-certfile"),
+        ("keyfile", "ssl-keyfile"),
+        ("ca_certs", "ssl-ca-certs"),
+    ];
+    let given = |(name, flag)| Some(format!("--{flag}={}", settings.text(name)?));
+    let mut flags: Vec<String> = files.into_iter().filter_map(given).collect();
+    if settings.number("cert_reqs") > 0 {
+        flags.push(format!("--ssl-cert-reqs={}", settings.number("cert_reqs")));
     }
     flags
 }

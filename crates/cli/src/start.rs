@@ -207,13 +207,7 @@ impl Start {
         let (orders, received) = mpsc::channel(16);
         let mut admin = format!("unix:{}", socket.path().display());
         let server = Server::new(Arc::clone(&program) as _, orders);
-        tokio::spawn(serve_unix(server.clone(), listener));
-        if let Some((listener, access)) = admin_address {
-            let address = listener.local_addr();
-            let address = address.map_err(|error| Failure::system(error.to_string()))?;
-            admin.push_str(&format!(" and http://{address}/"));
-            tokio::spawn(serve_tcp(server, listener, access));
-        }
+        admin.push_str(&administer(server, listener, admin_address)?);
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
@@ -241,14 +235,35 @@ impl Start {
         if let Some(mut host) = host {
             host.over(&log).await;
         }
-        match outcome {
-            Outcome::Stopped => Ok(()),
-            Outcome::Raised => Err(Failure::said(255)),
-            Outcome::NeverStarted(reason) => {
-                let application = self.app.and_then(|app| app.application);
-                let title = application.map_or(self.title, |application| application.target);
-                Err(Failure::application(failure::describe(&title, &reason)))
-            }
+        ended(outcome, self.app, self.title)
+    }
+}
+
+/// Answers on the admin socket, and on the address if there is one; returns how that is told.
+fn administer(
+    server: Server,
+    listener: UnixListener,
+    address: Option<(TcpListener, Access)>,
+) -> Result<String, Failure> {
+    tokio::spawn(serve_unix(server.clone(), listener));
+    let Some((listener, access)) = address else {
+        return Ok(String::new());
+    };
+    let address = listener.local_addr();
+    let address = address.map_err(|error| Failure::system(error.to_string()))?;
+    tokio::spawn(serve_tcp(server, listener, access));
+    Ok(format!(" and http://{address}/"))
+}
+
+/// How the program ends after its workers have.
+fn ended(outcome: Outcome, app: Option<App>, title: String) -> Result<(), Failure> {
+    match outcome {
+        Outcome::Stopped => Ok(()),
+        Outcome::Raised => Err(Failure::said(255)),
+        Outcome::NeverStarted(reason) => {
+            let application = app.and_then(|app| app.application);
+            let title = application.map_or(title, |application| application.target);
+            Err(Failure::application(failure::describe(&title, &reason)))
         }
     }
 }

@@ -43,6 +43,20 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Reads a command line; a flag that is not known is refused with the nearest that is."""
+    parsed, unknown = parser.parse_known_args(arguments)
+    for word in unknown:
+        if word.startswith("-"):
+            flags = [flag for setting in known().values() for flag in setting.flags]
+            close = difflib.get_close_matches(word.partition("=")[0], flags, 1, 0.6)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            parser.error(f"there is no flag {word}{hint}")
+    if unknown:
+        parser.error(f"nothing is known to do with: {' '.join(unknown)}")
+    return parsed
+
+
 def _action(setting: Known) -> dict[str, Any]:
     if setting.action == "store_true":
         return {"action": "store_true"}
@@ -60,8 +74,8 @@ class Sources:
 
     def __init__(self, arguments: Sequence[str], warn: Callable[[str], None]) -> None:
         self._parser = parser()
-        self._typed = self._parser.parse_args(list(arguments))
-        self._variable = self._parser.parse_args(shlex.split(os.environ.get(VARIABLE, "")))
+        self._typed = _parse(self._parser, list(arguments))
+        self._variable = _parse(self._parser, shlex.split(os.environ.get(VARIABLE, "")))
         self._warn = warn
         self.app: str | None = self._typed.args[0] if self._typed.args else None
         self.file: str | None = None
