@@ -197,3 +197,29 @@ def test_bad_files_are_named(authority: Authority, tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert done.returncode == 2
         assert expected in done.stderr, done.stderr
+
+
+def test_clients_that_stop_reading_are_cut_off_wherever_their_bytes_are_stuck(
+    start: Start, authority: Authority
+) -> None:
+    evener = secure(start, *authority.flags(), "--timeout-send-gap", "1s")
+    context = authority.context()
+    stuck = []
+    # In steps smaller than what TLS keeps of a response, so that of some all but that is sent.
+    for size in range(100_000, 4_200_000, 60_000):
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(15)
+        plain.connect(("127.0.0.1", evener.port))
+        tls = context.wrap_socket(plain, server_hostname="localhost")
+        tls.sendall(f"GET /lab/text/{size} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        stuck.append(tls)
+
+    def over() -> bool:
+        traffic = evener.ask("status")["traffic"]
+        return int(traffic["requests"]) >= len(stuck) and traffic["in_flight"] == 0
+
+    eventually(over, "nobody waits for them", 20, 0.2)
+    assert all(worker["failures"] == 0 for worker in evener.workers()), "no worker is to blame"
+    for tls in stuck:
+        tls.close()

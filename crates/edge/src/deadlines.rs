@@ -98,7 +98,7 @@ fn whole_request(session: &Session, core: &Core) -> Option<(u64, Timer)> {
 
 fn exchange_deadline(session: &Session, exchange: &Exchange, core: &Core) -> Option<(u64, Timer)> {
     let timeouts = exchange.timeouts(&core.config.timeouts);
-    let (from, duration, timer) = if session.has_output() {
+    let (from, duration, timer) = if session.awaits_client() {
         (session.output_moved_ms, timeouts.send_gap, Timer::SendGap)
     } else if exchange.answering {
         (

@@ -111,12 +111,14 @@ impl Session {
         self.output_sent < self.output.len()
     }
 
+    /// Whether the client has not taken all that was written, be it that TLS still holds it.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.has_output() || !self.socket.is_flushed()
+    }
+
     /// Whether nothing of a request has arrived.
     pub(crate) fn is_idle(&self) -> bool {
-        self.phase == Phase::Head
-            && self.input.is_empty()
-            && !self.has_output()
-            && self.socket.is_flushed()
+        self.phase == Phase::Head && self.input.is_empty() && !self.awaits_client()
     }
 }
 

@@ -195,6 +195,10 @@ impl Shard {
                     return;
                 };
                 session.socket.note(event);
+                if event.is_writable() {
+                    // Asked for only while the client does not keep up: it has taken something.
+                    session.output_moved_ms = self.core.now_ns / 1_000_000;
+                }
                 self.drive(index);
             }
             Owner::Upstream(index) => {
