@@ -118,11 +118,6 @@ impl ServerTls {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-
-    /// What it was made of.
-    pub fn terms(&self) -> &ServerTlsTerms {
-        &self.terms
-    }
 }
 
 fn build(terms: &ServerTlsTerms) -> Result<ServerConfig, TlsError> {

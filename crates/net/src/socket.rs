@@ -15,8 +15,7 @@ use std::sync::Arc;
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ServerConfig;
 
 use crate::gather::Gather;
 use crate::tls::TlsStream;
@@ -119,21 +118,6 @@ impl Socket {
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
     }
 
-    /// Starts to connect over TCP and to speak TLS; the connection is there when
-    /// [`Socket::connected`] says so, which is after the handshake.
-    pub fn connect_tls(
-        address: SocketAddr,
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
-        registry: &Registry,
-        token: Token,
-    ) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        let stream = TlsStream::client(stream, config, name)?;
-        Socket::new(Stream::Tls(Box::new(stream)), registry, token, false)
-    }
-
     fn new(
         mut stream: Stream,
         registry: &Registry,
@@ -206,13 +190,13 @@ impl Socket {
         }
         let stream = match &self.stream {
             Stream::Tcp(stream) => stream,
-            Stream::Unix(_) => return Some(Ok(())),
-            Stream::Tls(tls) => &tls.tcp,
+            // Accepted: there from the start.
+            Stream::Unix(_) | Stream::Tls(_) => return Some(Ok(())),
         };
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => Some(Err(error)),
             Ok(None) => match stream.peer_addr() {
-                Ok(_) => self.shake_hands(),
+                Ok(_) => Some(Ok(())),
                 Err(error) if error.kind() == ErrorKind::NotConnected => {
                     self.writable = false;
                     None
@@ -222,45 +206,9 @@ impl Socket {
         }
     }
 
-    /// The client's part of a handshake, as far as it goes now.
-    fn shake_hands(&mut self) -> Option<io::Result<()>> {
-        let Stream::Tls(tls) = &mut self.stream else {
-            return Some(Ok(()));
-        };
-        match tls.shake_hands() {
-            Ok(done) => {
-                self.writable = tls.is_flushed();
-                done.then_some(Ok(()))
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// The protocol that TLS has agreed on (ALPN); `None` in clear text, before the handshake is
-    /// over, and when nothing was offered.
-    pub fn protocol(&self) -> Option<&[u8]> {
-        match &self.stream {
-            Stream::Tls(tls) => tls.protocol(),
-            _ => None,
-        }
-    }
-
-    /// Whether a TLS handshake is still going on.
-    pub fn is_handshaking(&self) -> bool {
-        matches!(&self.stream, Stream::Tls(tls) if tls.is_handshaking())
-    }
-
     /// Whether bytes go over it encrypted.
     pub fn is_tls(&self) -> bool {
         matches!(self.stream, Stream::Tls(_))
-    }
-
-    /// The certificates that the peer has shown, its own first; none in clear text.
-    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
-        match &self.stream {
-            Stream::Tls(tls) => tls.peer_certificates(),
-            _ => &[],
-        }
     }
 
     /// Whether everything that was written has gone to the kernel.

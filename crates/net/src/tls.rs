@@ -10,10 +10,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::pki_types::ServerName;
-use rustls::{
-    ClientConfig, ClientConnection, Connection, InvalidMessage, ServerConfig, ServerConnection,
-};
+use rustls::{InvalidMessage, ServerConfig, ServerConnection};
 
 /// Most bytes of clear text that one write encrypts before they are handed to the kernel: four
 /// records of the largest size (RFC 8446, 5.1).
@@ -22,7 +19,7 @@ const PLAIN_BYTES_MAX: usize = 64 * 1024;
 /// A TCP stream that carries TLS.
 pub(crate) struct TlsStream {
     pub(crate) tcp: TcpStream,
-    connection: Connection,
+    connection: ServerConnection,
     /// Clear text that was decrypted and not read yet.
     plain_bytes: usize,
     /// The kernel had no more bytes when it was last asked.
@@ -62,22 +59,11 @@ impl TlsStream {
     /// The server's side of a connection that was just accepted.
     pub(crate) fn server(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream> {
         ServerConnection::new(config)
-            .map(|connection| TlsStream::new(tcp, connection.into()))
+            .map(|connection| TlsStream::new(tcp, connection))
             .map_err(invalid)
     }
 
-    /// The client's side of a connection that is being made.
-    pub(crate) fn client(
-        tcp: TcpStream,
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
-    ) -> io::Result<TlsStream> {
-        ClientConnection::new(config, name)
-            .map(|connection| TlsStream::new(tcp, connection.into()))
-            .map_err(invalid)
-    }
-
-    fn new(tcp: TcpStream, mut connection: Connection) -> TlsStream {
+    fn new(tcp: TcpStream, mut connection: ServerConnection) -> TlsStream {
         connection.set_buffer_limit(Some(PLAIN_BYTES_MAX));
         TlsStream {
             tcp,
@@ -85,21 +71,6 @@ impl TlsStream {
             plain_bytes: 0,
             drained: false,
         }
-    }
-
-    /// The protocol that both sides agreed on (ALPN, RFC 7301), once the handshake is over.
-    pub(crate) fn protocol(&self) -> Option<&[u8]> {
-        self.connection.alpn_protocol()
-    }
-
-    /// Whether the handshake is still going on.
-    pub(crate) fn is_handshaking(&self) -> bool {
-        self.connection.is_handshaking()
-    }
-
-    /// The certificate chain that the peer has shown, its own certificate first.
-    pub(crate) fn peer_certificates(&self) -> &[rustls::pki_types::CertificateDer<'static>] {
-        self.connection.peer_certificates().unwrap_or_default()
     }
 
     /// Whether a read could give something without a further event.
@@ -131,19 +102,6 @@ impl TlsStream {
     /// Sends bytes as they are, to a peer that has shown that it speaks no TLS.
     pub(crate) fn write_clear(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.tcp.write(bytes)
-    }
-
-    /// Moves the handshake on; `true` once it is over.
-    pub(crate) fn shake_hands(&mut self) -> io::Result<bool> {
-        while self.connection.is_handshaking() {
-            self.flush()?;
-            match self.pull() {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(true)
     }
 
     /// Takes encrypted bytes from the kernel and decrypts them, and sends what TLS itself has to
