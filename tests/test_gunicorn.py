@@ -123,6 +123,8 @@ def test_a_file_with_hooks_is_served_as_it_is(gunicorn: Gunicorn) -> None:
     assert pid == gunicorn.process.pid
     words = gunicorn.log.read_text()
     assert re.search(r"worker_conections.*worker_connections", words), "the nearest name"
+    assert re.search(r"gunicorn_config.py.*: timeout has no effect yet", words)
+    assert "workers has no effect" not in words
     assert gunicorn.stop() == 0
     assert gunicorn.hooks()[-1] == "on_exit"
     assert gunicorn.count("worker_exit") == 2

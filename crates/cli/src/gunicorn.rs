@@ -72,6 +72,36 @@ fn background() -> Result<(), Failure> {
     command.spawn().map(drop).map_err(system)
 }
 
+/// Settings that are read and checked, and that nothing here obeys.
+const WITHOUT_EFFECT: &[&str] = &[
+    "access_log_format",
+    "asgi_disconnect_grace_period",
+    "casefold_http_method",
+    "control_socket",
+    "dogstatsd_tags",
+    "enable_backlog_metric",
+    "enable_stdio_inheritance",
+    "forwarder_headers",
+    "header_map",
+    "http_protocols",
+    "limit_request_field_size",
+    "limit_request_line",
+    "permit_obsolete_folding",
+    "permit_unconventional_http_method",
+    "permit_unconventional_http_version",
+    "pre_exec",
+    "reload_engine",
+    "reload_extra_files",
+    "reuse_port",
+    "spew",
+    "ssl_context",
+    "statsd_host",
+    "statsd_prefix",
+    "strip_header_spaces",
+    "timeout",
+    "worker_tmp_dir",
+];
+
 /// What the nursery says about the settings.
 #[derive(Debug, Clone)]
 struct Loaded {
@@ -135,12 +165,24 @@ impl Loaded {
 
     /// An error about a setting, with the place that gave it its value.
     fn refuse(&self, name: &str, why: &str) -> Failure {
-        let source = self
-            .sources
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or("?");
-        Failure::usage(format!("{source}: {name}: {why}"))
+        Failure::usage(format!("{}: {name}: {why}", self.source(name)))
+    }
+
+    /// Where a setting got its value.
+    fn source(&self, name: &str) -> &str {
+        let source = self.sources.get(name).and_then(Value::as_str);
+        source.unwrap_or("?")
+    }
+
+    /// What was asked for and changes nothing, one line each.
+    fn without_effect(&self) -> Vec<String> {
+        let listed = WITHOUT_EFFECT.iter().filter(|name| self.has(name));
+        let to_a_file = |name: &&&str| self.text(name).is_some_and(|file| file != "-");
+        let logs = ["accesslog"];
+        listed
+            .chain(logs.iter().filter(to_a_file))
+            .map(|name| format!("{}: {name} has no effect yet", self.source(name)))
+            .collect()
     }
 }
 
@@ -149,6 +191,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     refuse(&settings)?;
     let mut resolved = resolved(&settings)?;
     resolved.notes.extend(settings.notes.iter().cloned());
+    resolved.notes.extend(settings.without_effect());
     let upgraded_from = std::env::var(OLDER).ok().and_then(|pid| pid.parse().ok());
     let addresses = settings
         .list("bind")
