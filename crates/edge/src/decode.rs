@@ -10,11 +10,11 @@ use evener_http1::{
 use evener_net::{Peer, Transfer};
 
 use crate::admit;
+use crate::answer;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward;
 use crate::head::{self, Origin};
-use crate::respond;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
@@ -117,7 +117,7 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
         Ok(Some(head)) => start(session, core, bytes, &head),
         Err(error) => {
             let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
-            Parsed::Refused(respond::refuse(session, core, &error))
+            Parsed::Refused(answer::refuse(session, core, &error))
         }
     }
 }
@@ -153,28 +153,28 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         let used = head.length;
         return Parsed::Started {
             used,
-            flow: respond::health(session, core, healthy),
+            flow: answer::health(session, core, healthy),
         };
     }
     let Some(route) = session.exchange.as_ref().and_then(|e| e.route.as_ref()) else {
         let error = ProxyError::edge(Stage::Route, Kind::NoRoute);
         return Parsed::Started {
             used: head.length,
-            flow: respond::refuse(session, core, &error),
+            flow: answer::refuse(session, core, &error),
         };
     };
     if let (Framing::Length(length), Some(most)) = (head.framing, route.body_bytes)
         && length > most
     {
         let error = ProxyError::downstream(Stage::Admit, Kind::BodyTooLarge);
-        return Parsed::Refused(respond::refuse(session, core, &error));
+        return Parsed::Refused(answer::refuse(session, core, &error));
     }
     match forward::take_body(session, core, &bytes[head.length..]) {
         Ok(used) => Parsed::Started {
             used: head.length + used,
             flow: admit::admit(session, core),
         },
-        Err(error) => Parsed::Refused(respond::refuse(session, core, &error)),
+        Err(error) => Parsed::Refused(answer::refuse(session, core, &error)),
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod accept;
 mod admit;
+mod answer;
 mod claims;
 mod cluster;
 mod config;

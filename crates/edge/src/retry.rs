@@ -9,12 +9,12 @@ use evener_policy::outlier::Observed;
 use evener_policy::retry::{FailedAttempt, Reached};
 
 use crate::admit;
+use crate::answer;
 use crate::cluster::Finished;
 use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side};
 use crate::record;
-use crate::respond;
 use crate::session::{Exchange, Flow, Phase, Session};
 
 /// Attempts of a request that no application has seen: endpoints that refuse cost little.
@@ -59,7 +59,7 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
         core.give_exchange(exchange);
         return Flow::Close;
     }
-    respond::refuse(session, core, &error)
+    answer::refuse(session, core, &error)
 }
 
 /// Whether an answer of this status is declined in favour of another endpoint's. Asked before

@@ -13,6 +13,7 @@ use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
 use crate::admit;
+use crate::answer;
 use crate::cluster::{Cluster, Finished};
 use crate::config::EdgeConfig;
 use crate::connect;
@@ -22,7 +23,6 @@ use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
-use crate::respond;
 use crate::retry::{self, OfferState};
 use crate::route::ListenerNames;
 use crate::session::{Flow, Phase, Session};
@@ -547,8 +547,8 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),
-            Phase::Flush => respond::flush_own(session, core),
-            Phase::Linger => respond::linger(session, core),
+            Phase::Flush => answer::flush_own(session, core),
+            Phase::Linger => answer::linger(session, core),
         };
         if flow != Flow::Continue {
             return flow;
