@@ -21,6 +21,9 @@ use crate::shard::SessionKey;
 
 /// Bytes read at once for a head, a small body, or when nothing is known.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Bytes left free before a response that is read: the head as the client gets it is put there when
+/// it is longer than the one it replaces, so that head and body leave in one piece.
+pub(crate) const HEADROOM: usize = 1024;
 /// Bytes read at once for a body known to be large.
 pub(crate) const READ_BYTES_LARGE: usize = 256 * 1024;
 
@@ -92,7 +95,7 @@ impl Core {
             buffers: BufferStore::new(1024, 128 * 1024),
             exchanges: Vec::new(),
             // A held response and a large read behind it fit together.
-            scratch: vec![0; READ_BYTES_LARGE + 2 * READ_BYTES],
+            scratch: vec![0; HEADROOM + READ_BYTES_LARGE + 2 * READ_BYTES],
             fields: Fields::new(),
             gather: Gather::new(),
             response_fields: Vec::new(),

@@ -12,7 +12,7 @@ use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write
 use evener_net::Transfer;
 
 use crate::cluster::Finished;
-use crate::core::{Core, Owner, READ_BYTES, READ_BYTES_LARGE};
+use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward::ROUNDS_MAX;
 use crate::head::{self, ResponseTerms};
@@ -74,14 +74,14 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
             READ_BYTES
         };
         // Bytes that were kept go before the new ones, so that both can be looked at as one.
-        let kept = exchange.incoming.len();
-        core.scratch[..kept].copy_from_slice(&exchange.incoming);
+        let kept = HEADROOM + exchange.incoming.len();
+        core.scratch[HEADROOM..kept].copy_from_slice(&exchange.incoming);
         match upstream.socket.read(&mut core.scratch[kept..kept + size]) {
             Transfer::Bytes(count) => {
                 exchange.response_moved_ms = core.now_ns / 1_000_000;
                 exchange.incoming.clear();
-                let scratch = take(&mut core.scratch);
-                let moved = received(session, core, &scratch[..kept + count]);
+                let mut scratch = take(&mut core.scratch);
+                let moved = received(session, core, &mut scratch[..kept + count], HEADROOM);
                 core.scratch = scratch;
                 moved?;
             }
@@ -95,17 +95,22 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
     Ok(Download::Yields)
 }
 
-/// Bytes came from the endpoint.
-fn received(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
+/// Bytes came from the endpoint: those of `buffer` from `at` on.
+fn received(
+    session: &mut Session,
+    core: &mut Core,
+    buffer: &mut [u8],
+    at: usize,
+) -> Result<(), ProxyError> {
     let exchange = session
         .exchange
         .as_mut()
         .expect("bytes belong to a request");
     if exchange.answering {
         core.gather.clear();
-        return send_body(session, core, bytes);
+        return send_body(session, core, buffer, at);
     }
-    take_head(session, core, bytes)
+    take_head(session, core, buffer, at)
 }
 
 /// The time for the rest of a short response is over: what is there goes out.
@@ -115,23 +120,27 @@ pub(crate) fn stop_holding(session: &mut Session, core: &mut Core) -> Result<(),
         .as_mut()
         .expect("a response is held for a request");
     exchange.hold_until_ms = 1;
-    let kept = take(&mut exchange.incoming);
-    let result = take_head(session, core, &kept);
+    let mut kept = take(&mut exchange.incoming);
+    let result = take_head(session, core, &mut kept, 0);
     core.buffers.give(kept);
     result
 }
 
-/// Parses heads at the start of `bytes`: interim ones are passed on, the final one starts the
+/// Parses heads in `buffer` from `at` on: interim ones are passed on, the final one starts the
 /// response, and what is not complete is kept.
-fn take_head(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
-    let mut at = 0;
+fn take_head(
+    session: &mut Session,
+    core: &mut Core,
+    buffer: &mut [u8],
+    mut at: usize,
+) -> Result<(), ProxyError> {
     loop {
         let exchange = session
             .exchange
             .as_mut()
             .expect("a head belongs to a request");
         let to_head = exchange.method == Method::Head;
-        let rest = &bytes[at..];
+        let rest = &buffer[at..];
         let head = parse_response(rest, &mut core.fields, &core.head_limits, to_head)
             .map_err(|_| ProxyError::upstream(Stage::Respond, Kind::Garbage))?;
         match head {
@@ -140,7 +149,7 @@ fn take_head(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(),
                 send_interim(session, core, rest, &head)?;
             }
             Some(head) if !is_held(exchange, core, rest, &head) => {
-                return start_response(session, core, rest, &head);
+                return start_response(session, core, buffer, at, &head);
             }
             _ => {
                 core.buffers.furnish(&mut exchange.incoming);
@@ -194,10 +203,12 @@ fn send_interim(
     sent
 }
 
+/// Passes on the head in `buffer` at `at`, and as much of the body as is there.
 fn start_response(
     session: &mut Session,
     core: &mut Core,
-    bytes: &[u8],
+    buffer: &mut [u8],
+    at: usize,
     head: &ResponseHead,
 ) -> Result<(), ProxyError> {
     let exchange = session
@@ -238,24 +249,30 @@ fn start_response(
     gather.clear();
     core.refresh_date();
     let (fields, date, extra) = (&core.fields, core.date(), &core.response_fields);
+    let bytes = &buffer[at..];
     gather.own(|own| head::response(own, bytes, head, fields, terms, date, extra));
-    core.gather = gather;
+    let body = at + head.length;
+    gather.place_before(buffer, body);
     if tunnel {
-        let rest = &bytes[head.length..];
-        let mut gather = take(&mut core.gather);
-        gather.input(rest, 0, rest.len());
-        let sent = send(session, core, &gather, rest);
+        gather.input(buffer, body, buffer.len());
+        let sent = send(session, core, &gather, buffer);
         core.gather = gather;
         return sent;
     }
-    send_body(session, core, &bytes[head.length..])
+    core.gather = gather;
+    send_body(session, core, buffer, body)
 }
 
-/// Decodes body bytes and sends them after what `core.gather` already holds.
-fn send_body(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
+/// Decodes the body bytes of `buffer` from `at` on, and sends them after what `core.gather` already
+/// holds.
+fn send_body(
+    session: &mut Session,
+    core: &mut Core,
+    bytes: &[u8],
+    mut at: usize,
+) -> Result<(), ProxyError> {
     let mut gather = take(&mut core.gather);
     let result = (|| {
-        let mut at = 0;
         loop {
             let exchange = session
                 .exchange
