@@ -166,10 +166,12 @@ pub(crate) struct ListenArguments {
     /// Data-plane threads; `auto` is one for each four workers, at most one per CPU.
     #[arg(long, value_name = "N|auto", default_value = "auto")]
     pub(crate) shards: ShardCount,
-    /// Path that the edge answers with 200 as long as it runs.
+    /// Path that the edge answers with 200 as long as it runs [default: /health/liveness, if the
+    /// application has nothing there].
     #[arg(long, value_name = "PATH")]
     pub(crate) liveness_path: Option<UrlPath>,
-    /// Path that the edge answers with 200 when a worker can take a request, else with 503.
+    /// Path that the edge answers with 200 when a worker can take a request, else with 503
+    /// [default: /health/readiness, if the application has nothing there].
     #[arg(long, value_name = "PATH")]
     pub(crate) readiness_path: Option<UrlPath>,
 }

@@ -303,6 +303,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
+    // gunicorn answers nothing by itself.
+    resolved.health.stand_in = false;
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,

@@ -129,6 +129,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         health: HealthPaths {
             liveness: typed.listen.liveness_path.clone().map(|path| path.0),
             readiness: typed.listen.readiness_path.clone().map(|path| path.0),
+            stand_in: true,
         },
         worker,
         preload: typed.workers.preload,

@@ -451,6 +451,9 @@ pub struct HealthPaths {
     pub liveness: Option<String>,
     /// Answers 200 when a worker can take a request, 503 when none can or the edge drains.
     pub readiness: Option<String>,
+    /// Whether `/health/liveness` and `/health/readiness` are answered in the same way where the
+    /// application has nothing there and no other path is set.
+    pub stand_in: bool,
 }
 
 impl TrustedPeers {

@@ -57,6 +57,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
         health: HealthPaths {
             liveness: root.text("liveness_path").map(str::to_owned),
             readiness: root.text("readiness_path").map(str::to_owned),
+            stand_in: false,
         },
         dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),

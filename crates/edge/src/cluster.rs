@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_vitals::monotonic_ns;
 
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
+use crate::health_paths::Check;
 use crate::session::Exchange;
 use crate::shard::{Grant, SessionKey, ShardMessage};
 use crate::variables::ClientBytes;
@@ -63,6 +64,10 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
+    /// How many endpoints have joined, counted from one.
+    joins: AtomicU32,
+    /// For each health check: `joins` when the application was last seen to have nothing there.
+    lacks: [AtomicU32; 2],
 }
 
 struct State {
@@ -216,6 +221,8 @@ impl Cluster {
                 shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
+            joins: AtomicU32::new(1),
+            lacks: [const { AtomicU32::new(0) }; 2],
         })
     }
 
@@ -251,6 +258,7 @@ impl Cluster {
     /// Adds an endpoint, which takes traffic from now on.
     pub fn add(&self, spec: EndpointSpec) {
         let id = spec.id.0;
+        self.joins.fetch_add(1, Relaxed);
         let mut state = self.lock();
         spec.admit(|endpoint, terms| state.members.join(id, endpoint, terms));
         if let Some(outlier) = &mut state.outlier {
@@ -349,6 +357,21 @@ impl Cluster {
             .members
             .iter()
             .any(|member| !member.is_draining())
+    }
+
+    /// How many endpoints have joined so far: the last one may run other code than the others.
+    pub(crate) fn joins(&self) -> u32 {
+        self.joins.load(Relaxed)
+    }
+
+    /// Whether the application is known to have nothing at the usual path of this health check.
+    pub(crate) fn lacks(&self, check: Check) -> bool {
+        self.lacks[check as usize].load(Relaxed) == self.joins()
+    }
+
+    /// An endpoint has said so, asked when `joins` had joined.
+    pub(crate) fn note_lack(&self, check: Check, joins: u32) {
+        self.lacks[check as usize].store(joins, Relaxed);
     }
 
     /// Whether requests wait.

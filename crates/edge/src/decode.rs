@@ -5,7 +5,7 @@ use std::mem::take;
 
 use evener_config::BalanceKey;
 use evener_http1::{
-    FieldName, Framing, HeadScan, Method, RequestHead, list_items, parse_request, scan_head, write,
+    FieldName, Framing, HeadScan, RequestHead, list_items, parse_request, scan_head, write,
 };
 use evener_net::{Peer, Transfer};
 
@@ -15,6 +15,7 @@ use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward;
 use crate::head::{self, Origin};
+use crate::health_paths;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
@@ -148,8 +149,9 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     }
     session.served = true;
     session.since_ms = core.now_ms();
+    let health = health_paths::answer_of(&mut exchange, core, bytes, head);
     session.exchange = Some(exchange);
-    if let Some(healthy) = health_answer(core, bytes, head) {
+    if let Some(healthy) = health {
         let used = head.length;
         return Parsed::Started {
             used,
@@ -214,28 +216,6 @@ fn take_route(
     }
     exchange.wants_json = prefers_json(bytes, core);
     core.telemetry.request_started();
-}
-
-/// Whether the edge answers this path itself, and what.
-fn health_answer(core: &Core, bytes: &[u8], head: &RequestHead) -> Option<bool> {
-    if !matches!(head.method, Method::Get | Method::Head) {
-        return None;
-    }
-    let target = head.path_and_query(bytes);
-    let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
-    let is = |name: &Option<String>| name.as_ref().is_some_and(|name| name.as_bytes() == path);
-    if is(&core.config.health.liveness) {
-        Some(true)
-    } else if is(&core.config.health.readiness) {
-        let ready = core
-            .config
-            .clusters
-            .iter()
-            .all(|cluster| cluster.is_ready());
-        Some(!core.draining && ready)
-    } else {
-        None
-    }
 }
 
 /// Whether an error is better told in JSON: the client names it, or is a program that takes

@@ -24,6 +24,7 @@ mod error;
 mod exchange;
 mod forward;
 mod head;
+mod health_paths;
 mod pool;
 mod record;
 mod respond;

@@ -14,6 +14,7 @@ use crate::cluster::Finished;
 use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side};
+use crate::health_paths;
 use crate::record;
 use crate::session::{Exchange, Flow, Phase, Session};
 
@@ -27,6 +28,9 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     let exchange = session.exchange.as_mut().expect("a request has failed");
     if error.kind == Kind::ClientGone {
         return abandon(session, core);
+    }
+    if let (Some(asked), Kind::Declined(404)) = (exchange.stand_in, error.kind) {
+        return health_paths::stand_in(session, core, asked);
     }
     let again = match exchange.resend() {
         Resend::Safe => {
@@ -62,9 +66,12 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     answer::refuse(session, core, &error)
 }
 
-/// Whether an answer of this status is declined in favour of another endpoint's. Asked before
-/// anything of it has gone out.
+/// Whether an answer of this status is declined in favour of another endpoint's, or of our own to
+/// a health check. Asked before anything of it has gone out.
 pub(crate) fn declines(exchange: &mut Exchange, core: &Core, status: u16) -> bool {
+    if exchange.stand_in.is_some() && status == 404 {
+        return true;
+    }
     let Resend::NextUpstream(rules) = exchange.resend() else {
         return false;
     };
