@@ -22,6 +22,9 @@ pub struct StatusReport {
     pub uptime_seconds: f64,
     /// How many workers are wanted.
     pub target: usize,
+    /// How many more are wanted for now, because every event loop stood still.
+    #[serde(default)]
+    pub relief: usize,
     /// Every worker process.
     pub workers: Vec<WorkerReport>,
     /// The generation that new workers belong to; each reload makes one.

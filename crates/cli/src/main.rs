@@ -4,6 +4,7 @@
 mod application;
 mod args;
 mod balancer;
+mod budget;
 mod changes;
 mod client;
 mod cpus;

@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use evener_config::{Config, Errors, Flag};
+use evener_config::{Budget, Config, Errors, Flag};
 
 use crate::args::{Command, CommandLine};
+use crate::budget::shares;
 use crate::run;
 use crate::start::App;
 
@@ -121,7 +122,13 @@ fn application(
         .map(|offset| evener_config::place(text, offset));
     let place = place.map_or_else(String::new, |place| format!("{place}:"));
     let arguments = command_line(words.into_iter())?;
-    run::app(&arguments).map_err(|error| format!("{}:{place} `[app]`: {error}", file.display()))
+    let shown = file.display();
+    let mut app =
+        run::app(&arguments).map_err(|error| format!("{shown}:{place} `[app]`: {error}"))?;
+    app.resolved.shares = shares(&config.budgets, &app.resolved).map_err(|(offset, error)| {
+        format!("{shown}:{}: {error}", evener_config::place(text, offset))
+    })?;
+    Ok(app)
 }
 
 impl Reread {
@@ -149,9 +156,16 @@ impl Reread {
     /// Settings that have changed and that a reload does not change.
     pub(crate) fn left_for_the_next_start(&self, new: &Config) -> Vec<&'static str> {
         let old = &self.config;
+        let shared = |budgets: &[Budget]| {
+            let pairs = budgets
+                .iter()
+                .map(|one| (one.name.clone(), one.connections));
+            pairs.collect::<Vec<_>>()
+        };
         let changed = [
             ("shards", old.shards != new.shards),
             ("backlog", old.backlog != new.backlog),
+            ("[budget]", shared(&old.budgets) != shared(&new.budgets)),
             ("[log]", old.log != new.log),
             ("[admin]", old.admin != new.admin),
         ];

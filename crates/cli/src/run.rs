@@ -82,6 +82,8 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
         limits: resolved.limits.clone(),
         timeouts: resolved.timeouts.clone(),
         graceful_shutdown: resolved.grace,
+        drain_delay: resolved.drain_delay,
+        budgets: Vec::new(),
         trusted: resolved.trusted.clone(),
         response_fields: resolved.fields.clone(),
         health: resolved.health.clone(),

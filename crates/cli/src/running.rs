@@ -29,6 +29,8 @@ const TIDY_POLL: Duration = Duration::from_millis(100);
 /// A running program.
 pub(crate) struct Running {
     pub(crate) grace: Duration,
+    /// How long a stop is announced before it begins.
+    pub(crate) drain_delay: Duration,
     pub(crate) shards: usize,
     pub(crate) edge: Edge,
     pub(crate) program: Arc<Program>,
@@ -55,6 +57,8 @@ pub(crate) struct Fleet {
 
 /// How far a stop has come.
 pub(crate) struct Stopping {
+    /// Until when everything is served as before; `None` once that is over.
+    announced: Option<Instant>,
     /// When what is under way is given up.
     deadline: Instant,
     /// Whether the workers were told.
@@ -176,6 +180,10 @@ impl Running {
             return Ok(());
         };
         let Loaded { config, app } = reread.read()?;
+        if let (Some(fleet), Some(app)) = (&self.fleet, &app) {
+            let may = fleet.handle.may_scale(app.resolved.count);
+            may.map_err(|error| error.to_string())?;
+        }
         let listeners = start::listeners(&config.listeners, false)?;
         let (edge, plan) = self.program.site.plan(&config, listeners, self.shards);
         self.edge
@@ -185,6 +193,7 @@ impl Running {
         self.upkeep.set_dns(&config.dns);
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
+        self.drain_delay = config.drain_delay;
         let waits = reread.left_for_the_next_start(&config);
         if !waits.is_empty() {
             let waits = waits.join(", ");
@@ -206,11 +215,15 @@ impl Running {
     /// Begins to stop; asked again, hurries.
     async fn stop(&mut self, why: &str) {
         if let Some(stopping) = &mut self.stopping {
+            let announced = stopping.announced.take().is_some();
             stopping.workers_told = true;
             self.log.warning(format_args!(
                 "{why} again: not waiting for what is under way"
             ));
             stopping.deadline = Instant::now();
+            if announced {
+                self.edge.drain();
+            }
             if let Some(fleet) = &self.fleet {
                 fleet.handle.stop(Duration::ZERO).await;
                 fleet.handle.hurry().await;
@@ -218,14 +231,25 @@ impl Running {
             return;
         }
         self.program.draining.store(true, Ordering::Relaxed);
-        self.edge.drain();
-        let grace = self.grace.as_secs_f64();
+        let now = Instant::now();
+        let (grace, delay) = (self.grace.as_secs_f64(), self.drain_delay.as_secs_f64());
+        let announced = (!self.drain_delay.is_zero()).then(|| now + self.drain_delay);
+        let first = match announced {
+            Some(_) => {
+                self.edge.leave();
+                format!("not ready any more; serving for another {delay} s, then ")
+            }
+            None => {
+                self.edge.drain();
+                String::new()
+            }
+        };
         self.log.info(format_args!(
-            "{why}: finishing what is under way, for {grace} s at most (again: at once)"
+            "{why}: {first}finishing what is under way, for {grace} s at most (again: at once)"
         ));
-        let deadline = Instant::now() + self.grace;
         self.stopping = Some(Stopping {
-            deadline,
+            announced,
+            deadline: now + self.drain_delay + self.grace,
             workers_told: false,
         });
     }
@@ -237,6 +261,13 @@ impl Running {
         let Some(stopping) = &mut self.stopping else {
             return false;
         };
+        if let Some(until) = stopping.announced {
+            if Instant::now() < until {
+                return false;
+            }
+            stopping.announced = None;
+            self.edge.drain();
+        }
         let (in_flight, queued) = self.program.site.busy();
         let (now, connections) = (Instant::now(), self.edge.connections());
         let late = now >= stopping.deadline;

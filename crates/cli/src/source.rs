@@ -190,6 +190,7 @@ impl Source for Program {
             state: self.state(&status).to_owned(),
             uptime_seconds: self.telemetry.snapshot().uptime.as_secs_f64(),
             target: status.target,
+            relief: status.relief,
             workers: status
                 .workers
                 .iter()
@@ -237,6 +238,8 @@ impl Source for Program {
         );
         let help = "Workers wanted.";
         page.single("evener_workers_target", Kind::Gauge, help, status.target);
+        let help = "Workers wanted beyond the target, because every event loop stood still.";
+        page.single("evener_workers_relief", Kind::Gauge, help, status.relief);
         page.family("evener_workers", Kind::Gauge, "Workers by state.");
         for state in [
             State::Starting,

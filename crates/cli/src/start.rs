@@ -35,7 +35,6 @@ use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
 use crate::tls;
 use crate::upkeep::Upkeep;
-use crate::values::WORKERS_MAX;
 
 /// The name of a program that was given none.
 pub(crate) const DEFAULT_NAME: &str = "evener";
@@ -211,6 +210,7 @@ impl Start {
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
+            drain_delay: self.config.drain_delay,
             shards: self.shards,
             edge,
             program,
@@ -336,6 +336,7 @@ fn supervisor(
     log: &Log,
 ) -> Result<(Supervisor, Handle), Failure> {
     let resolved = &app.resolved;
+    let shares = resolved.shares.as_ref();
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent
         .filter(|path| path.is_dir())
@@ -348,7 +349,10 @@ fn supervisor(
     let settings = Settings {
         recipe: app.recipe.clone(),
         count: resolved.count,
-        count_max: WORKERS_MAX,
+        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
+        count_max_reason: shares.map(|shares| shares.reason.clone()),
+        processes_max: shares.map_or(usize::MAX, |shares| shares.processes_max),
+        relief: resolved.relief,
         patience: Patience {
             startup: resolved.startup,
             grace: resolved.grace,
@@ -357,12 +361,13 @@ fn supervisor(
             settle: (!matches!(resolved.worker, Worker::Command { .. })).then_some(SETTLE),
         },
         restart: RestartPolicy::default(),
-        requests_max: resolved.requests_max,
+        recycle: resolved.recycle,
+        stall: resolved.stall,
         page_slots: resolved.in_flight_max,
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         waits_when_broken: resolved.reload.is_some(),
-        environment: Vec::new(),
+        environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),
         seed: u64::from(since.subsec_nanos()) ^ u64::from(std::process::id()) << 32,
     };
@@ -370,8 +375,15 @@ fn supervisor(
         cluster: Arc::clone(cluster),
         in_flight_max: resolved.in_flight_max,
     };
-    Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
-        .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))
+    let relieved = settings.relief.is_some();
+    let (supervisor, handle) =
+        Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
+            .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))?;
+    if relieved {
+        let alarmed = handle.clone();
+        cluster.set_alarm(Box::new(move || alarmed.alarm()));
+    }
+    Ok((supervisor, handle))
 }
 
 /// The admin socket and the name it is found by. A program that was given no name makes way for

@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) offers: Vec<Offer>,
     /// Requests of this shard that wait in the cluster's queue.
     pub(crate) waiting: usize,
+    /// Still serves, and says on the readiness path that it will not for long.
+    pub(crate) leaving: bool,
     pub(crate) draining: bool,
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
@@ -101,6 +103,7 @@ impl Core {
             response_fields: Vec::new(),
             offers: Vec::new(),
             waiting: 0,
+            leaving: false,
             draining: false,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),

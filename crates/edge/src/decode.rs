@@ -232,7 +232,7 @@ fn health_answer(core: &Core, bytes: &[u8], head: &RequestHead) -> Option<bool> 
             .clusters
             .iter()
             .all(|cluster| cluster.is_ready());
-        Some(!core.draining && ready)
+        Some(!core.draining && !core.leaving && ready)
     } else {
         None
     }

@@ -66,6 +66,8 @@ pub(crate) enum ShardMessage {
         config: Arc<EdgeConfig>,
         listeners: Arc<ListenerNames>,
     },
+    /// Answer that we are not ready, so that no new clients are sent here; serve as before.
+    Leave,
     /// Take no new connections, finish the rest.
     Drain,
     /// Cut everything and end.
@@ -306,6 +308,7 @@ impl Shard {
                 ShardMessage::Configure { config, listeners } => {
                     self.core.configure(config, &listeners);
                 }
+                ShardMessage::Leave => self.core.leaving = true,
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stopping = true,
             }

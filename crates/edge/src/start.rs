@@ -234,6 +234,13 @@ impl Edge {
         self.connections.load(Relaxed)
     }
 
+    /// Answers on the readiness path that it is not ready, and serves as before.
+    pub fn leave(&self) {
+        for shard in &self.shards {
+            shard.postbox.post(ShardMessage::Leave);
+        }
+    }
+
     /// Takes no new connections after those already in the backlog; finishes what is under way
     /// and closes each connection after its response.
     pub fn drain(&self) {
