@@ -42,13 +42,7 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
 
 /// What the command line says about the application and its workers.
 pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let around = Surroundings {
-        cpus: cpus::available(),
-        variable: &variable,
-        terminal: std::io::stderr().is_terminal(),
-    };
-    let resolved = resolve(typed, &around)?;
+    let resolved = settings(typed)?;
     let application = find_application(typed, &resolved)?;
     let environment = environment(typed)?;
     let recipe = recipe::recipe(
@@ -64,6 +58,17 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         set_up: None,
         reconfigure: None,
     })
+}
+
+/// What the command line says, here and now.
+pub(crate) fn settings(typed: &RunArguments) -> Result<Resolved, String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let around = Surroundings {
+        cpus: cpus::available(),
+        variable: &variable,
+        terminal: std::io::stderr().is_terminal(),
+    };
+    resolve(typed, &around)
 }
 
 /// One listener, and everything to the application.

@@ -268,13 +268,15 @@ impl Running {
             stopping.announced = None;
             self.edge.drain();
         }
+        // In this order: what is in flight later than the connections were counted is on them.
+        let (now, closed) = (Instant::now(), self.edge.is_closed());
+        let connections = self.edge.connections();
         let (in_flight, queued) = self.program.site.busy();
-        let (now, connections) = (Instant::now(), self.edge.connections());
         let late = now >= stopping.deadline;
         let Some(fleet) = &self.fleet else {
-            return late || connections == 0;
+            return late || closed && connections == 0;
         };
-        if late || connections <= in_flight && queued == 0 {
+        if late || closed && connections <= in_flight && queued == 0 {
             stopping.workers_told = true;
             let rest = stopping.deadline.saturating_duration_since(now);
             fleet.handle.stop(rest).await;

@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) telemetry: ShardTelemetry,
     /// Downstream connections over all shards.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// Shards that have taken the last connections from their listeners.
+    pub(crate) closed: Arc<AtomicUsize>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
     pub(crate) buffers: BufferStore,
@@ -82,6 +84,7 @@ impl Core {
         listeners: &ListenerNames,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
+        closed: Arc<AtomicUsize>,
     ) -> Core {
         let mut core = Core {
             shard,
@@ -92,6 +95,7 @@ impl Core {
             clusters: Vec::new(),
             telemetry,
             connections,
+            closed,
             tokens: Tokens::default(),
             pools: Pools::default(),
             buffers: BufferStore::new(1024, 128 * 1024),

@@ -1,6 +1,7 @@
 //! A shard: one thread, its listeners, its connections, and the loop that serves them.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -439,6 +440,7 @@ impl Shard {
                 self.close(index);
             }
         }
+        self.core.closed.fetch_add(1, Ordering::Release);
     }
 
     fn go_on_with_yielded(&mut self) {

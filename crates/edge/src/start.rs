@@ -5,7 +5,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -28,6 +31,8 @@ pub struct Edge {
     next_place: usize,
     clusters: Vec<Weak<Cluster>>,
     connections: Arc<AtomicUsize>,
+    /// Shards that have taken the last connections from their listeners.
+    closed: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -97,12 +102,14 @@ impl Edge {
             next_place: 0,
             clusters: Vec::new(),
             connections: Arc::new(AtomicUsize::new(0)),
+            closed: Arc::new(AtomicUsize::new(0)),
         };
         let bound = edge.bind_new(&mut config, count)?;
         let names = bound.names();
         let config = Arc::new(config);
         for index in 0..count {
-            let shard = start_shard(&config, &names, telemetry, &edge.connections, index)?;
+            let counts = (&edge.connections, &edge.closed);
+            let shard = start_shard(&config, &names, telemetry, counts, index)?;
             edge.shards.push(shard);
         }
         edge.attach(&config.clusters);
@@ -234,6 +241,12 @@ impl Edge {
         self.connections.load(Relaxed)
     }
 
+    /// Whether, after [`Edge::drain`], every connection is among [`Edge::connections`]: none waits
+    /// in a backlog any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Acquire) >= self.shards.len()
+    }
+
     /// Answers on the readiness path that it is not ready, and serves as before.
     pub fn leave(&self) {
         for shard in &self.shards {
@@ -349,7 +362,7 @@ fn start_shard(
     config: &Arc<EdgeConfig>,
     listeners: &ListenerNames,
     telemetry: &Telemetry,
-    connections: &Arc<AtomicUsize>,
+    (connections, closed): (&Arc<AtomicUsize>, &Arc<AtomicUsize>),
     index: usize,
 ) -> Result<RunningShard, StartError> {
     let poll = Poll::new()?;
@@ -361,6 +374,7 @@ fn start_shard(
         listeners,
         telemetry.shard(),
         connections.clone(),
+        closed.clone(),
     );
     let reserved = core.tokens.assign(Owner::Free);
     assert_eq!(reserved, MAILBOX, "the first token is the mailbox's");
