@@ -145,6 +145,10 @@ fn worker_report(worker: &WorkerStatus, endpoint: Option<&EndpointSnapshot>) -> 
         age_seconds: Instant::now()
             .saturating_duration_since(worker.started)
             .as_secs_f64(),
+        startup_ms: worker.ready.map(|ready| {
+            let took = ready.saturating_duration_since(worker.started);
+            took.as_secs_f64() * 1e3
+        }),
         generation: worker.generation,
         restarts: worker.restarts,
         in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight),
