@@ -150,6 +150,6 @@ const EXPIRY_POLL: Duration = Duration::from_millis(100);
 /// How often memory is looked at when workers are replaced at some amount of it.
 const MEMORY_POLL: Duration = Duration::from_secs(1);
 /// How often it is looked whether extra workers are of use.
-const RELIEF_POLL: Duration = Duration::from_millis(20);
+const RELIEF_POLL: Duration = Duration::from_millis(50);
 /// How often it is looked whether loops stand still: an eighth of what they may, within these.
 const STALL_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
