@@ -12,6 +12,7 @@ use crate::args::RunArguments;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::site::APP;
 use crate::start::{App, Start};
+use crate::systemd::Activated;
 use crate::{cpus, env_file, python, recipe};
 
 /// Runs until it is told to stop.
@@ -36,6 +37,7 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         app: Some(app),
         host: None,
         sockets: None,
+        activated: Activated::default(),
     };
     start.run()
 }

@@ -19,6 +19,7 @@ use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
 use crate::source::Program;
 use crate::start;
+use crate::systemd::{Activated, Notifier};
 use crate::upkeep::Upkeep;
 
 /// How often it is looked whether clients are done, while stopping.
@@ -38,6 +39,10 @@ pub(crate) struct Running {
     pub(crate) signals: Signals,
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) upkeep: Upkeep,
+    /// Sockets that were opened for us.
+    pub(crate) activated: Activated,
+    /// Told how we are doing, if somebody wants to be.
+    pub(crate) notifier: Option<Notifier>,
     pub(crate) changes: Option<Changes>,
     /// The file it works by, if there is one.
     pub(crate) reread: Option<Reread>,
@@ -106,7 +111,10 @@ impl Running {
                     }
                 }
                 _ = seconds.tick() => self.program.window.tick(&self.program.telemetry),
-                _ = tidying.tick() => self.program.site.tidy(),
+                _ = tidying.tick() => {
+                    self.program.site.tidy();
+                    self.notify();
+                }
             }
         };
         self.edge.stop();
@@ -142,6 +150,9 @@ impl Running {
         let mut done = Vec::new();
         if self.stopping.is_some() {
             return Err("the program is stopping".to_owned());
+        }
+        if let Some(notifier) = &mut self.notifier {
+            notifier.reloading();
         }
         let read = match self.reread.is_some() {
             true => self.reread().await,
@@ -184,7 +195,8 @@ impl Running {
             let may = fleet.handle.may_scale(app.resolved.count);
             may.map_err(|error| error.to_string())?;
         }
-        let listeners = start::listeners(&config.listeners, false)?;
+        let mut listeners = start::listeners(&config.listeners, false)?;
+        self.activated.lend(&mut listeners);
         let (edge, plan) = self.program.site.plan(&config, listeners, self.shards);
         self.edge
             .reconfigure(edge)
@@ -212,6 +224,16 @@ impl Running {
         Ok(())
     }
 
+    /// Tells whoever started us how we are doing.
+    fn notify(&mut self) {
+        let Some(notifier) = &mut self.notifier else {
+            return;
+        };
+        let now = Instant::now();
+        let alive = notifier.is_due(now) && self.edge.is_alive();
+        notifier.look(now, &self.program.condition(alive));
+    }
+
     /// Begins to stop; asked again, hurries.
     async fn stop(&mut self, why: &str) {
         if let Some(stopping) = &mut self.stopping {
@@ -231,6 +253,9 @@ impl Running {
             return;
         }
         self.program.draining.store(true, Ordering::Relaxed);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.stopping();
+        }
         let now = Instant::now();
         let (grace, delay) = (self.grace.as_secs_f64(), self.drain_delay.as_secs_f64());
         let announced = (!self.drain_delay.is_zero()).then(|| now + self.drain_delay);

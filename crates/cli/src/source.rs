@@ -14,6 +14,7 @@ use evener_supervisor::{Handle, RolloutOutcome, State, Status, WorkerStatus, res
 use evener_telemetry::{Exposition, Kind, Snapshot, Telemetry};
 
 use crate::site::{APP, Site};
+use crate::systemd::Condition;
 
 /// Seconds that rates and times are taken over.
 const WINDOW_SECONDS: usize = 10;
@@ -104,6 +105,22 @@ impl Program {
             "unavailable"
         } else {
             "starting"
+        }
+    }
+
+    /// For whoever started us.
+    pub(crate) fn condition(&self, alive: bool) -> Condition {
+        let status = self.workers();
+        let (state, ready) = (self.state(&status), status.ready());
+        let wanted = status.target + status.relief;
+        Condition {
+            serves: self.serves(),
+            rolling: status.rolling,
+            alive,
+            status: match &self.handle {
+                Some(_) => format!("{state}: {ready} of {wanted} workers"),
+                None => state.to_owned(),
+            },
         }
     }
 

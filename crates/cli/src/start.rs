@@ -33,6 +33,7 @@ use crate::signals::Signals;
 use crate::site::Site;
 use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
+use crate::systemd::{Activated, Notifier};
 use crate::tls;
 use crate::upkeep::Upkeep;
 
@@ -59,6 +60,8 @@ pub(crate) struct Start {
     pub(crate) host: Option<Host>,
     /// Makes the sockets that clients connect to, in the place of what the configuration says.
     pub(crate) sockets: Option<OpenSockets>,
+    /// Sockets that were opened for us, in the place of what we would open.
+    pub(crate) activated: Activated,
 }
 
 /// Makes sockets, given the length of their queues.
@@ -119,9 +122,25 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 
 impl Start {
     /// Runs until the program is told to stop.
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        let listeners = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
-        self.run_on(&runtime()?, listeners)
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let mut wanted = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
+        let mut activated = Activated::take().map_err(Failure::usage)?;
+        if self.reread.is_none() {
+            wanted = activated.in_place_of(wanted);
+        } else {
+            activated.lend(&mut wanted);
+            let unused = activated.unused(&wanted);
+            if !unused.is_empty() {
+                return Err(Failure::usage(format!(
+                    "sockets were opened for this program that no `[[listener]]` of {} names: {}; \
+                     give each an address there, or take it out of the socket unit",
+                    self.title,
+                    unused.join(", ")
+                )));
+            }
+        }
+        self.activated = activated;
+        self.run_on(&runtime()?, wanted)
     }
 
     /// The same on a runtime that is there already, with these listeners.
@@ -218,6 +237,8 @@ impl Start {
             signals,
             orders: received,
             upkeep,
+            activated: self.activated,
+            notifier: Notifier::from_environment(),
             changes,
             reread: self.reread,
             stopping: None,

@@ -40,8 +40,8 @@ pub(crate) struct Core {
     pub(crate) telemetry: ShardTelemetry,
     /// Downstream connections over all shards.
     pub(crate) connections: Arc<AtomicUsize>,
-    /// Shards that have taken the last connections from their listeners.
-    pub(crate) closed: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    pub(crate) progress: Arc<Progress>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
     pub(crate) buffers: BufferStore,
@@ -68,6 +68,15 @@ pub(crate) struct Core {
     date: DateText,
 }
 
+/// What the shards have done of what they were told, counted over all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Those that have taken the last connections from their listeners.
+    pub(crate) closed: AtomicUsize,
+    /// Questions whether they are there that they have answered.
+    pub(crate) answered: AtomicUsize,
+}
+
 /// A request that can be taken back if its worker stands still.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Offer {
@@ -84,7 +93,7 @@ impl Core {
         listeners: &ListenerNames,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
-        closed: Arc<AtomicUsize>,
+        progress: Arc<Progress>,
     ) -> Core {
         let mut core = Core {
             shard,
@@ -95,7 +104,7 @@ impl Core {
             clusters: Vec::new(),
             telemetry,
             connections,
-            closed,
+            progress,
             tokens: Tokens::default(),
             pools: Pools::default(),
             buffers: BufferStore::new(1024, 128 * 1024),

@@ -69,6 +69,8 @@ pub(crate) enum ShardMessage {
     },
     /// Answer that we are not ready, so that no new clients are sent here; serve as before.
     Leave,
+    /// Say that you are there.
+    Answer,
     /// Take no new connections, finish the rest.
     Drain,
     /// Cut everything and end.
@@ -310,6 +312,9 @@ impl Shard {
                     self.core.configure(config, &listeners);
                 }
                 ShardMessage::Leave => self.core.leaving = true,
+                ShardMessage::Answer => {
+                    self.core.progress.answered.fetch_add(1, Ordering::Release);
+                }
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stopping = true,
             }
@@ -440,7 +445,7 @@ impl Shard {
                 self.close(index);
             }
         }
-        self.core.closed.fetch_add(1, Ordering::Release);
+        self.core.progress.closed.fetch_add(1, Ordering::Release);
     }
 
     fn go_on_with_yielded(&mut self) {

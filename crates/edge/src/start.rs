@@ -18,7 +18,7 @@ use mio::Poll;
 
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, ListenAddress};
-use crate::core::{Core, Owner};
+use crate::core::{Core, Owner, Progress};
 use crate::route::ListenerNames;
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
@@ -31,8 +31,10 @@ pub struct Edge {
     next_place: usize,
     clusters: Vec<Weak<Cluster>>,
     connections: Arc<AtomicUsize>,
-    /// Shards that have taken the last connections from their listeners.
-    closed: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    progress: Arc<Progress>,
+    /// Questions whether the shards are there.
+    asked: usize,
 }
 
 #[derive(Debug)]
@@ -102,13 +104,14 @@ impl Edge {
             next_place: 0,
             clusters: Vec::new(),
             connections: Arc::new(AtomicUsize::new(0)),
-            closed: Arc::new(AtomicUsize::new(0)),
+            progress: Arc::default(),
+            asked: 0,
         };
         let bound = edge.bind_new(&mut config, count)?;
         let names = bound.names();
         let config = Arc::new(config);
         for index in 0..count {
-            let counts = (&edge.connections, &edge.closed);
+            let counts = (&edge.connections, &edge.progress);
             let shard = start_shard(&config, &names, telemetry, counts, index)?;
             edge.shards.push(shard);
         }
@@ -244,7 +247,19 @@ impl Edge {
     /// Whether, after [`Edge::drain`], every connection is among [`Edge::connections`]: none waits
     /// in a backlog any more.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Acquire) >= self.shards.len()
+        self.progress.closed.load(Acquire) >= self.shards.len()
+    }
+
+    /// Whether all shards have answered what was asked here last time; asks again if they have.
+    pub fn is_alive(&mut self) -> bool {
+        let alive = self.progress.answered.load(Acquire) >= self.asked;
+        if alive {
+            self.asked += self.shards.len();
+            for shard in &self.shards {
+                shard.postbox.post(ShardMessage::Answer);
+            }
+        }
+        alive
     }
 
     /// Answers on the readiness path that it is not ready, and serves as before.
@@ -362,7 +377,7 @@ fn start_shard(
     config: &Arc<EdgeConfig>,
     listeners: &ListenerNames,
     telemetry: &Telemetry,
-    (connections, closed): (&Arc<AtomicUsize>, &Arc<AtomicUsize>),
+    (connections, progress): (&Arc<AtomicUsize>, &Arc<Progress>),
     index: usize,
 ) -> Result<RunningShard, StartError> {
     let poll = Poll::new()?;
@@ -374,7 +389,7 @@ fn start_shard(
         listeners,
         telemetry.shard(),
         connections.clone(),
-        closed.clone(),
+        progress.clone(),
     );
     let reserved = core.tokens.assign(Owner::Free);
     assert_eq!(reserved, MAILBOX, "the first token is the mailbox's");
