@@ -25,6 +25,7 @@ use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
 use crate::sockets::{Address, OLDER, Owner, Sockets};
 use crate::start::{App, Start, runtime};
+use crate::systemd::Activated;
 use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
@@ -239,6 +240,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: settings.target.clone(),
         notes: resolved.notes.clone(),
         host: Some(host),
+        activated: Activated::default(),
         sockets: Some(Box::new(move |backlog| {
             Sockets::open(&addresses, backlog, owner).map_err(Failure::system)
         })),

@@ -33,6 +33,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Time for requests under way when the program or a worker goes.
     pub graceful_shutdown: Duration,
+    /// How long a stop is announced on the readiness path before it begins.
+    pub drain_delay: Duration,
+    /// What all workers of the application share, in the order of their names.
+    pub budgets: Vec<Budget>,
     /// Whose `X-Forwarded-*` header fields are believed.
     pub trusted: TrustedPeers,
     /// Header fields added to every response.
@@ -188,6 +192,17 @@ pub enum ValuePattern {
     Exact(String),
     /// This expression finds something in it.
     Regex(regex::bytes::Regex),
+}
+
+/// Something outside that bears only so many connections, shared by all workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// What it is called.
+    pub name: String,
+    /// Connections for all workers together.
+    pub connections: u64,
+    /// Where that is said, in bytes from the beginning of the file.
+    pub offset: usize,
 }
 
 /// A named set of endpoints.

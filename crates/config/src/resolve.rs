@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
-    TrustedPeers,
+    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log,
+    Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -48,6 +48,11 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             .section("timeouts")
             .and_then(|section| section.time("graceful_shutdown"))
             .unwrap_or(std::time::Duration::from_secs(30)),
+        drain_delay: root
+            .section("timeouts")
+            .and_then(|section| section.time("drain_delay"))
+            .unwrap_or_default(),
+        budgets: budgets(root, app.is_some(), findings),
         // Each was looked at when it was read.
         trusted: TrustedPeers::of(peers).unwrap_or(TrustedPeers::Networks {
             networks: Vec::new(),
@@ -160,6 +165,27 @@ fn admin(section: &Section) -> Admin {
         address: text("address"),
         token: text("token"),
     }
+}
+
+fn budgets(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<Budget> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for (name, span, node) in root.named("budget") {
+        if !has_app {
+            let message = format!("`budget.{name}` is shared by workers, and there is no `[app]`");
+            findings.add(span, message);
+        }
+        let Some(section) = node.as_section() else {
+            continue;
+        };
+        budgets.push(Budget {
+            name: name.clone(),
+            connections: section.whole("connections").unwrap_or(0),
+            offset: section
+                .key_span("connections")
+                .map_or(span.start, |key| key.start),
+        });
+    }
+    budgets
 }
 
 fn response_fields(root: &Section, findings: &mut Findings) -> Vec<(String, String)> {
@@ -317,7 +343,10 @@ fn app(section: &Section) -> App {
             Value::Text(text) => add(name, Some(text.clone())),
             Value::Whole(number) | Value::Size(number) => add(name, Some(number.to_string())),
             Value::Fraction(number) => add(name, Some(number.to_string())),
-            Value::Time(time) => add(name, Some(time.as_secs_f64().to_string())),
+            Value::Time(time) | Value::Deadline(Some(time)) => {
+                add(name, Some(time.as_secs_f64().to_string()));
+            }
+            Value::Deadline(None) => add(name, Some("off".to_owned())),
             _ => {}
         }
     }

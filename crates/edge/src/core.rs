@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) telemetry: ShardTelemetry,
     /// Downstream connections over all shards.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    pub(crate) progress: Arc<Progress>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
     pub(crate) buffers: BufferStore,
@@ -56,12 +58,23 @@ pub(crate) struct Core {
     pub(crate) offers: Vec<Offer>,
     /// Requests of this shard that wait in the cluster's queue.
     pub(crate) waiting: usize,
+    /// Still serves, and says on the readiness path that it will not for long.
+    pub(crate) leaving: bool,
     pub(crate) draining: bool,
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
     pub(crate) now_ns: u64,
     request_ids: RequestIds,
     date: DateText,
+}
+
+/// What the shards have done of what they were told, counted over all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Those that have taken the last connections from their listeners.
+    pub(crate) closed: AtomicUsize,
+    /// Questions whether they are there that they have answered.
+    pub(crate) answered: AtomicUsize,
 }
 
 /// A request that can be taken back if its worker stands still.
@@ -80,6 +93,7 @@ impl Core {
         listeners: &ListenerNames,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
+        progress: Arc<Progress>,
     ) -> Core {
         let mut core = Core {
             shard,
@@ -90,6 +104,7 @@ impl Core {
             clusters: Vec::new(),
             telemetry,
             connections,
+            progress,
             tokens: Tokens::default(),
             pools: Pools::default(),
             buffers: BufferStore::new(1024, 128 * 1024),
@@ -101,6 +116,7 @@ impl Core {
             response_fields: Vec::new(),
             offers: Vec::new(),
             waiting: 0,
+            leaving: false,
             draining: false,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),

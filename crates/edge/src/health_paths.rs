@@ -89,7 +89,7 @@ fn is_healthy(core: &Core, check: Check) -> bool {
         Check::Liveness => true,
         Check::Readiness => {
             let mut clusters = core.config.clusters.iter();
-            !core.draining && clusters.all(|cluster| cluster.is_ready())
+            !core.draining && !core.leaving && clusters.all(|cluster| cluster.is_ready())
         }
     }
 }

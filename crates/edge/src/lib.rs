@@ -36,7 +36,7 @@ mod start;
 mod tunnel;
 mod variables;
 
-pub use cluster::{Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
+pub use cluster::{Alarm, Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
     EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
     TrustedPeers,

@@ -241,6 +241,7 @@ pub(crate) fn review_offer(session: &mut Session, core: &mut Core, offer: &Offer
         return OfferState::Open;
     }
     let Some(other) = exchange.cluster().admit_elsewhere(endpoint, core.now_ns) else {
+        exchange.cluster().press(core.now_ns);
         return OfferState::Open;
     };
     if !claims.take_back(offer.sequence) {

@@ -1,6 +1,7 @@
 //! A shard: one thread, its listeners, its connections, and the loop that serves them.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -66,6 +67,10 @@ pub(crate) enum ShardMessage {
         config: Arc<EdgeConfig>,
         listeners: Arc<ListenerNames>,
     },
+    /// Answer that we are not ready, so that no new clients are sent here; serve as before.
+    Leave,
+    /// Say that you are there.
+    Answer,
     /// Take no new connections, finish the rest.
     Drain,
     /// Cut everything and end.
@@ -306,6 +311,10 @@ impl Shard {
                 ShardMessage::Configure { config, listeners } => {
                     self.core.configure(config, &listeners);
                 }
+                ShardMessage::Leave => self.core.leaving = true,
+                ShardMessage::Answer => {
+                    self.core.progress.answered.fetch_add(1, Ordering::Release);
+                }
                 ShardMessage::Drain => self.drain(),
                 ShardMessage::Stop => self.stopping = true,
             }
@@ -436,6 +445,7 @@ impl Shard {
                 self.close(index);
             }
         }
+        self.core.progress.closed.fetch_add(1, Ordering::Release);
     }
 
     fn go_on_with_yielded(&mut self) {
