@@ -121,13 +121,6 @@ class Wire:
         version, status, reason = (lines[0] + " ").split(" ", 2)
         return Response(int(status), version, reason.strip(), _fields(lines[1:]))
 
-    def chunk(self) -> bytes:
-        """The data of the next chunk; nothing is the last one, without a trailer."""
-        size = int(self.until(b"\r\n").strip(), 16)
-        data = self.exactly(size)
-        assert self.exactly(2) == b"\r\n"
-        return data
-
     def response(self, to: str = "GET") -> Response:
         """The next final answer with its body."""
         while True:
