@@ -210,6 +210,8 @@ pub struct Fixed {
 pub struct Files {
     /// The folder.
     pub root: PathBuf,
+    /// Where it was written, as an offset into the file.
+    pub offset: usize,
     /// What stands for a folder, the first that is there.
     pub index: Vec<String>,
     /// Served where there is no file, as a path below `root`.

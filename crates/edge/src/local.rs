@@ -251,17 +251,17 @@ fn file(
         },
         &asked,
     );
+    let compress = treatment.filters.compress.as_ref().filter(|compress| {
+        let media = Some(opened.media.as_bytes());
+        compress::is_worth_it(compress, media, Some(opened.length))
+    });
     let encoded = opened.coding.is_none()
         && verdict == Verdict::Whole
-        && treatment.filters.compress.as_ref().is_some_and(|compress| {
-            let media = Some(opened.media.as_bytes());
-            compress::is_worth_it(compress, media, Some(opened.length))
-                && compress::set_out(filtered, compress)
-        });
+        && compress.is_some_and(|compress| compress::set_out(filtered, compress));
     if filtered.by_weak_tag && verdict == Verdict::NotModified {
         filtered.edits.weaken_tag();
     }
-    if opened.is_negotiated {
+    if opened.is_negotiated || compress.is_some() {
         filtered.edits.vary("Accept-Encoding");
     }
     Some(file_answer(

@@ -326,6 +326,7 @@ pub(super) fn files(section: &Section, findings: &mut Findings) -> Files {
     let Some(table) = node.and_then(Node::as_section) else {
         return Files {
             root: node.and_then(Node::as_text).unwrap_or_default().into(),
+            offset: node.map_or(0, |node| node.span.start),
             ..usual
         };
     };
@@ -350,6 +351,7 @@ pub(super) fn files(section: &Section, findings: &mut Findings) -> Files {
     }
     Files {
         root: table.text("root").unwrap_or_default().into(),
+        offset: table.get("root").map_or(0, |node| node.span.start),
         index: table
             .texts("index")
             .map(|(text, _)| text.to_owned())
@@ -371,6 +373,7 @@ impl Default for Files {
     fn default() -> Self {
         Files {
             root: std::path::PathBuf::new(),
+            offset: 0,
             index: vec!["index.html".to_owned()],
             fallback: None,
             symlinks: Symlinks::default(),
