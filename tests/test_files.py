@@ -158,7 +158,7 @@ def test_ranges(serve: Serve, site: Path) -> None:
 
 
 def test_what_lies_ready_compressed(serve: Serve, site: Path) -> None:
-    """It goes to those who take it, with a tag of its own; otherwise it is compressed on the way."""
+    """It goes to those who take it, with a tag of its own; else it is compressed on the way."""
     served = serve(files(site, route="compress = true"))
     plain = (site / "app.js").read_bytes()
     with served.wire() as wire:
