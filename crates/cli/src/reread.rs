@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use evener_config::{Budget, Config, Errors, Flag};
+use evener_config::{Action, Budget, Config, Errors, Flag};
 
 use crate::args::{Command, CommandLine, RunArguments};
 use crate::budget::{Shares, shares};
@@ -48,6 +48,14 @@ pub(crate) fn parse(file: &Path) -> Result<(Config, String), String> {
     let variable = |name: &str| std::env::var(name).ok();
     let config =
         evener_config::read(&shown, &text, &variable).map_err(|e: Errors| e.to_string())?;
+    let missing: Vec<String> = config
+        .routes
+        .iter()
+        .filter_map(|route| missing_folder(&shown, &text, &route.action))
+        .collect();
+    if !missing.is_empty() {
+        return Err(missing.join("\n"));
+    }
     if let Some(app) = &config.app {
         // Each setting on its own, so that an error has a place.
         let wrong: Vec<String> = app
@@ -65,6 +73,22 @@ pub(crate) fn parse(file: &Path) -> Result<(Config, String), String> {
         }
     }
     Ok((config, text))
+}
+
+/// A folder that is to be served and is not there.
+fn missing_folder(file: &str, text: &str, action: &Action) -> Option<String> {
+    let Action::Files { files, .. } = action else {
+        return None;
+    };
+    if files.root.is_dir() {
+        return None;
+    }
+    let place = evener_config::place(text, files.offset);
+    let root = files.root.display();
+    Some(format!(
+        "{file}:{place}: `files`: there is no folder `{root}`; a path is relative to the folder that \
+         Evener is started in"
+    ))
 }
 
 fn wrong_flag(file: &str, text: &str, flag: &Flag) -> Option<String> {

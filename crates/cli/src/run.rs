@@ -80,6 +80,7 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
             name: resolved.listen.to_string(),
             address: resolved.listen.clone(),
             tls: resolved.tls.clone(),
+            https_redirect: None,
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],
         clusters: Vec::new(),

@@ -7,6 +7,7 @@ use crate::values::{self, ListenAddress, Target};
 
 mod app;
 mod cluster;
+mod filters;
 mod route;
 
 pub(crate) use app::app_keys;
@@ -69,6 +70,20 @@ form!(
     false,
     ["nosniff"],
     values::field_value
+);
+form!(
+    FIELD_NAME,
+    "the name of a header field",
+    false,
+    ["X-Api-Version"],
+    values::field_name
+);
+form!(
+    ORIGIN,
+    "an origin",
+    false,
+    ["https://example.com", "https://*.example.com", "*"],
+    values::origin
 );
 form!(
     TEMPLATE,
@@ -162,8 +177,8 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
 
 use Default::{Absent, Required, Said, Value};
 use Kind::{
-    Deadline, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables,
-    Text, Time, Whole, Word,
+    Deadline, Either, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf,
+    Tables, Text, Time, Whole, Word,
 };
 
 /// The whole file.
@@ -282,6 +297,12 @@ static LISTENER: Table = Table {
             "By which routes call it.",
         ),
         key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
+        key(
+            "https_redirect",
+            Either(&[Flag, Whole(1, 65_535)]),
+            Value("false"),
+            "Every client is sent to `https`, to port 443 or this one, by 308; only the health paths are answered.",
+        ),
     ],
 };
 

@@ -9,6 +9,7 @@ use evener_policy::balance::Method;
 use evener_policy::next_upstream::Rules;
 use evener_policy::{budget, health, outlier};
 
+use crate::filters::{Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
 
@@ -60,6 +61,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// How its clients speak TLS, if they do.
     pub tls: Option<ListenerTls>,
+    /// Every client is sent to `https` at this port.
+    pub https_redirect: Option<u16>,
 }
 
 /// How the clients of a listener speak TLS.
@@ -93,6 +96,10 @@ pub struct Route {
     pub sticky: Option<Template>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
+    /// What is done to them on their way.
+    pub filters: Filters,
+    /// It is taken before all others, whatever they say.
+    pub first: bool,
 }
 
 /// When a request whose endpoint failed it may go to another one.
@@ -127,6 +134,8 @@ impl Route {
             key: BalanceKey::None,
             sticky: None,
             resend: Resend::Safe,
+            filters: Filters::default(),
+            first: false,
         }
     }
 }
@@ -136,6 +145,31 @@ impl Route {
 pub enum Action {
     /// It goes to this cluster.
     Cluster(String),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// It gets this answer.
+    Respond(Fixed),
+    /// It gets a file.
+    Files {
+        /// Which.
+        files: Files,
+        /// Where it goes when there is no such file.
+        otherwise: Option<String>,
+    },
+}
+
+impl Action {
+    /// The cluster that requests may go to.
+    pub fn cluster(&self) -> Option<&str> {
+        match self {
+            Action::Cluster(name)
+            | Action::Files {
+                otherwise: Some(name),
+                ..
+            } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The conditions of a route; all must hold. An empty list is no condition.

@@ -2,6 +2,7 @@
 //! is inherited from where. All errors are noted, none ends the work.
 
 mod clusters;
+mod filters;
 mod routes;
 mod sharing;
 
@@ -246,7 +247,22 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             let own = section.key_span("tls").unwrap_or(&node.span);
             findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
         }
-        let listener = Listener { name, address, tls };
+        let https_redirect = match section.get("https_redirect").map(|node| &node.value) {
+            Some(Value::Flag(true)) => Some(443),
+            Some(Value::Whole(port)) => u16::try_from(*port).ok(),
+            _ => None,
+        };
+        if let (Some(_), Some(_), Some(own)) =
+            (&tls, https_redirect, section.key_span("https_redirect"))
+        {
+            findings.add(own, "`https_redirect` is for listeners without `tls`");
+        }
+        let listener = Listener {
+            name,
+            address,
+            tls,
+            https_redirect,
+        };
         list.push((listener, node.span.clone()));
     }
     if !root.has("listener") {
@@ -260,6 +276,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 name: address.to_string(),
                 address,
                 tls: None,
+                https_redirect: None,
             }];
         }
         findings.add(

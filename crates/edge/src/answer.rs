@@ -29,9 +29,13 @@ pub(crate) fn refuse(session: &mut Session, core: &mut Core, error: &ProxyError)
     let version = exchange
         .as_ref()
         .map_or(Version::H11, |exchange| exchange.version);
+    let answer_start = session.output.len();
     write_answer(session, core, status, &body, json, to_head, version);
     match exchange {
         Some(mut exchange) => {
+            if let Some(filtered) = exchange.filtered.as_deref_mut() {
+                filtered.edits.apply(&mut session.output, answer_start);
+            }
             release_upstream(&mut exchange, core);
             exchange.response_bytes = body.len() as u64;
             record::finished(&exchange, core, Some(status));

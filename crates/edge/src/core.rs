@@ -50,6 +50,8 @@ pub(crate) struct Core {
     exchanges: Vec<Box<Exchange>>,
     /// The one read buffer; taken out while its bytes are looked at.
     pub(crate) scratch: Vec<u8>,
+    /// A buffer for pieces that do not go out as they are.
+    pub(crate) scratch_text: Vec<u8>,
     pub(crate) fields: Fields,
     pub(crate) gather: Gather,
     /// Field lines added to every response.
@@ -111,6 +113,7 @@ impl Core {
             exchanges: Vec::new(),
             // A held response and a large read behind it fit together.
             scratch: vec![0; HEADROOM + READ_BYTES_LARGE + 2 * READ_BYTES],
+            scratch_text: Vec::new(),
             fields: Fields::new(),
             gather: Gather::new(),
             response_fields: Vec::new(),
@@ -162,6 +165,7 @@ impl Core {
         self.buffers.give(std::mem::take(&mut exchange.key));
         // A route that left the configuration is not kept alive by what is over.
         exchange.route = None;
+        exchange.filtered = None;
         if self.exchanges.len() < 1024 {
             self.exchanges.push(exchange);
         }

@@ -82,6 +82,14 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             });
             of(moved, timeouts.tunnel_idle, Timer::TunnelIdle)
         }
+        Phase::Local => earliest([
+            of(
+                session.output_moved_ms.max(since),
+                timeouts.send_gap,
+                Timer::SendGap,
+            ),
+            whole_request(session, core),
+        ]),
         Phase::Flush => of(
             session.output_moved_ms.max(since),
             timeouts.send_gap,

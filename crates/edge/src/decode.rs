@@ -13,9 +13,11 @@ use crate::admit;
 use crate::answer;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
+use crate::filter;
 use crate::forward;
 use crate::head::{self, Origin};
 use crate::health_paths;
+use crate::local;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
@@ -138,6 +140,10 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         request_id: &id,
     };
     head::request(&mut exchange.outgoing, bytes, head, &core.fields, &origin);
+    let treated = exchange.treatment().is_some();
+    if treated {
+        filter::keep_id(session, &mut exchange, core, bytes, head, &id);
+    }
     if core.telemetry.has_access_log() {
         note_for_log(
             &mut exchange.log,
@@ -158,6 +164,9 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
             flow: answer::health(session, core, healthy),
         };
     }
+    if treated {
+        filter::request(session, core, bytes, head, &id);
+    }
     let Some(route) = session.exchange.as_ref().and_then(|e| e.route.as_ref()) else {
         let error = ProxyError::edge(Stage::Route, Kind::NoRoute);
         return Parsed::Started {
@@ -174,7 +183,10 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     match forward::take_body(session, core, &bytes[head.length..]) {
         Ok(used) => Parsed::Started {
             used: head.length + used,
-            flow: admit::admit(session, core),
+            flow: match treated {
+                false => admit::admit(session, core),
+                true => local::begin(session, core, bytes, head, &id),
+            },
         },
         Err(error) => Parsed::Refused(answer::refuse(session, core, &error)),
     }
@@ -205,6 +217,7 @@ fn take_route(
         tls: session.socket.is_tls(),
         trusted: &core.config.trusted,
         request_id: id,
+        route: exchange.route.as_deref(),
     };
     match exchange.route.as_ref().map(|route| &route.key) {
         None | Some(BalanceKey::None) => {}

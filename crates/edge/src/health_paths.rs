@@ -60,7 +60,7 @@ pub(crate) fn answer_of(
         READINESS if paths.stand_in && paths.readiness.is_none() => Check::Readiness,
         _ => return None,
     };
-    let cluster = &exchange.route.as_ref()?.cluster;
+    let cluster = exchange.route.as_ref()?.cluster.as_ref()?;
     if cluster.lacks(check) || !cluster.is_ready() {
         return Some(is_healthy(core, check));
     }

@@ -12,6 +12,7 @@ use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write
 use evener_net::Transfer;
 
 use crate::cluster::Finished;
+use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward::ROUNDS_MAX;
@@ -85,7 +86,12 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
                 core.scratch = scratch;
                 moved?;
             }
-            Transfer::Blocked => return Ok(Download::Rests),
+            Transfer::Blocked => {
+                if exchange.filtered.is_some() {
+                    compress::pause(session, core)?;
+                }
+                return Ok(Download::Rests);
+            }
             Transfer::End => upstream_ended(session, core)?,
             Transfer::Broken(kind) => {
                 return Err(ProxyError::upstream(Stage::Respond, Kind::Broken(kind)));
@@ -227,7 +233,9 @@ fn start_response(
     }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
-    let chunked = modern && !delimited;
+    let bytes = &buffer[at..];
+    let encoded = exchange.filtered.is_some() && compress::begin(exchange, core, bytes, head);
+    let chunked = modern && (!delimited || encoded);
     // A client that is still sending is told to stop: what it sends after our answer is not read.
     let keep_alive = exchange.keep_alive
         && exchange.request_body.is_done()
@@ -249,8 +257,12 @@ fn start_response(
     gather.clear();
     core.refresh_date();
     let (fields, date, extra) = (&core.fields, core.date(), &core.response_fields);
-    let bytes = &buffer[at..];
-    gather.own(|own| head::response(own, bytes, head, fields, terms, date, extra));
+    gather.own(|own| {
+        head::response(own, bytes, head, fields, terms, date, extra);
+        if let Some(filtered) = exchange.filtered.as_deref_mut() {
+            filtered.edits.apply(own, 0);
+        }
+    });
     let body = at + head.length;
     gather.place_before(buffer, body);
     if tunnel {
@@ -271,6 +283,14 @@ fn send_body(
     bytes: &[u8],
     mut at: usize,
 ) -> Result<(), ProxyError> {
+    if session
+        .exchange
+        .as_ref()
+        .is_some_and(|e| e.filtered.is_some())
+        && compress::is_on(session)
+    {
+        return compress::send_body(session, core, bytes, at);
+    }
     let mut gather = take(&mut core.gather);
     let result = (|| {
         loop {
@@ -334,7 +354,7 @@ fn gather_body(
 }
 
 /// Sends what was gathered; what the client does not take is kept for later.
-fn send(
+pub(crate) fn send(
     session: &mut Session,
     core: &mut Core,
     gather: &evener_net::Gather,
@@ -405,6 +425,9 @@ fn upstream_ended(session: &mut Session, core: &mut Core) -> Result<(), ProxyErr
     }
     let mut gather = take(&mut core.gather);
     gather.clear();
+    if exchange.filtered.is_some() {
+        compress::finish(exchange, &mut gather)?;
+    }
     gather.own(|own| write::last_chunk(own, b""));
     let sent = send(session, core, &gather, b"");
     core.gather = gather;

@@ -24,6 +24,7 @@ use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
+use crate::local;
 use crate::retry::{self, OfferState};
 use crate::route::ListenerNames;
 use crate::session::{Flow, Phase, Session};
@@ -557,6 +558,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),
+            Phase::Local => local::advance(session, core),
             Phase::Flush => answer::flush_own(session, core),
             Phase::Linger => answer::linger(session, core),
         };
