@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use evener_config::{Admin, Config, Dns, Listener, Log, Route};
+use evener_config::{Admin, Config, Dns, Http2Terms, Listener, Log, Route};
 
 use crate::Failure;
 use crate::application::{self, Application};
@@ -73,6 +73,7 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
             name: resolved.listen.to_string(),
             address: resolved.listen.clone(),
             tls: resolved.tls.clone(),
+            http2: Some(Http2Terms::default()),
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],
         clusters: Vec::new(),

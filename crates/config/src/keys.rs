@@ -276,6 +276,18 @@ static LISTENER: Table = Table {
             "By which routes call it.",
         ),
         key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
+        key(
+            "http2",
+            Flag,
+            Value("true"),
+            "Clients may speak HTTP/2: over TLS they are offered it (ALPN), in clear text they begin with it.",
+        ),
+        key(
+            "http2_streams",
+            Whole(1, 65_535),
+            Value("128"),
+            "Requests that one connection of HTTP/2 may have under way.",
+        ),
     ],
 };
 

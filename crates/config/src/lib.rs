@@ -24,8 +24,8 @@ pub use error::{ConfigError, Errors, Place};
 pub use keys::ROOT;
 pub use model::{
     Action, Admin, App, BalanceKey, CheckKind, Cluster, Config, Dns, Endpoint, Flag, HealthCheck,
-    HealthPaths, HostPattern, Limits, Listener, ListenerTls, Log, Matcher, PathPattern, Resend,
-    Route, Timeouts, TrustedPeers, ValuePattern,
+    HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log, Matcher, PathPattern,
+    Resend, Route, Timeouts, TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

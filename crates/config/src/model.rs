@@ -56,6 +56,21 @@ pub struct Listener {
     pub address: ListenAddress,
     /// How its clients speak TLS, if they do.
     pub tls: Option<ListenerTls>,
+    /// On what terms its clients may speak HTTP/2, if they may.
+    pub http2: Option<Http2Terms>,
+}
+
+/// On what terms clients speak HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Terms {
+    /// Requests that one connection may have under way.
+    pub streams_max: u32,
+}
+
+impl Default for Http2Terms {
+    fn default() -> Self {
+        Http2Terms { streams_max: 128 }
+    }
 }
 
 /// How the clients of a listener speak TLS.

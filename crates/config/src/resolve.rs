@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
-    TrustedPeers,
+    Admin, App, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls, Log,
+    Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -219,7 +219,18 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             let own = section.key_span("tls").unwrap_or(&node.span);
             findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
         }
-        let listener = Listener { name, address, tls };
+        let http2 = section.flag("http2").then(|| Http2Terms {
+            streams_max: section.whole("http2_streams").unwrap_or(128) as u32,
+        });
+        if let (None, Some(span)) = (http2, section.key_span("http2_streams")) {
+            findings.add(span, "`http2_streams` has no effect with `http2 = false`");
+        }
+        let listener = Listener {
+            name,
+            address,
+            tls,
+            http2,
+        };
         list.push((listener, node.span.clone()));
     }
     if !root.has("listener") {
@@ -233,6 +244,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 name: address.to_string(),
                 address,
                 tls: None,
+                http2: Some(Http2Terms::default()),
             }];
         }
         findings.add(

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use evener_config::Http2Terms;
 use evener_http1::{Fields, HeadLimits, write};
-use evener_net::{BufferStore, Gather};
+use evener_net::{Bells, BufferStore, Gather};
 use evener_telemetry::ShardTelemetry;
 use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
@@ -14,8 +15,9 @@ use mio::{Registry, Token};
 use crate::cluster::{Cluster, Place};
 use crate::config::EdgeConfig;
 use crate::endpoint::EndpointId;
+use crate::http2::Opening;
 use crate::pool::{Pools, Upstream};
-use crate::route::{ListenerNames, RouteTable};
+use crate::route::RouteTable;
 use crate::session::{Exchange, Session};
 use crate::shard::SessionKey;
 
@@ -57,8 +59,32 @@ pub(crate) struct Core {
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
     pub(crate) now_ns: u64,
+    /// Which pipes have something new at either end.
+    pub(crate) bells: Arc<Bells>,
+    /// Streams of HTTP/2 that have no session yet.
+    pub(crate) opening: Vec<Opening>,
+    /// Connections that carry streams, and the streams: without any, no bell can ring.
+    pub(crate) pipes: usize,
+    /// What is agreed on with the clients of each listener, by its place.
+    listener_terms: Vec<Option<ListenerTerms>>,
     request_ids: RequestIds,
     date: DateText,
+}
+
+/// What is agreed on with the clients of a listener.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListenerTerms {
+    /// On what terms HTTP/2 is spoken, if it is.
+    pub(crate) http2: Option<Http2Terms>,
+}
+
+/// The listeners of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    /// By which routes call them, with their places.
+    pub(crate) names: Vec<(String, usize)>,
+    /// By place.
+    pub(crate) terms: Vec<Option<ListenerTerms>>,
 }
 
 /// A request that can be taken back if its worker stands still.
@@ -74,7 +100,7 @@ impl Core {
         shard: usize,
         registry: Registry,
         config: Arc<EdgeConfig>,
-        listeners: &ListenerNames,
+        listeners: &Listeners,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
     ) -> Core {
@@ -101,6 +127,10 @@ impl Core {
             draining: false,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),
+            bells: Arc::default(),
+            opening: Vec::new(),
+            pipes: 0,
+            listener_terms: Vec::new(),
             request_ids: RequestIds::new(),
             date: DateText::default(),
         };
@@ -109,7 +139,7 @@ impl Core {
     }
 
     /// Works by this configuration from the next request on; those under way keep their route.
-    pub(crate) fn configure(&mut self, config: Arc<EdgeConfig>, listeners: &ListenerNames) {
+    pub(crate) fn configure(&mut self, config: Arc<EdgeConfig>, listeners: &Listeners) {
         self.response_fields.clear();
         for (name, value) in &config.response_fields {
             write::field(&mut self.response_fields, name.as_bytes(), value.as_bytes());
@@ -118,12 +148,18 @@ impl Core {
             head_bytes: config.limits.head_bytes.min(READ_BYTES),
             header_count: config.limits.header_count,
         };
-        self.routes = RouteTable::new(&config.routes, &config.clusters, listeners);
+        self.routes = RouteTable::new(&config.routes, &config.clusters, &listeners.names);
+        self.listener_terms.clone_from(&listeners.terms);
         let known =
             |cluster: &Arc<Cluster>| config.clusters.iter().any(|one| Arc::ptr_eq(one, cluster));
         self.clusters.retain(|old| !known(old) && old.has_queue());
         self.clusters.extend(config.clusters.iter().cloned());
         self.config = config;
+    }
+
+    /// On what terms HTTP/2 is spoken at a listener, if it is.
+    pub(crate) fn http2_terms(&self, listener: usize) -> Option<Http2Terms> {
+        self.listener_terms.get(listener)?.as_ref()?.http2
     }
 
     /// Milliseconds on the shard's clock, as of the last batch of events.

@@ -14,6 +14,7 @@ use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward;
 use crate::head::{self, Origin};
+use crate::http2::{self, Opened};
 use crate::respond;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
@@ -107,7 +108,11 @@ fn keep(session: &mut Session, core: &mut Core, bytes: &[u8]) {
 
 enum Parsed {
     More,
-    Started { used: usize, flow: Flow },
+    Started {
+        used: usize,
+        flow: Flow,
+    },
+    /// It is not a request, and what comes after it is none either.
     Refused(Flow),
 }
 
@@ -115,10 +120,14 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
     match parse_request(bytes, &mut core.fields, &core.head_limits) {
         Ok(None) => Parsed::More,
         Ok(Some(head)) => start(session, core, bytes, &head),
-        Err(error) => {
-            let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
-            Parsed::Refused(respond::refuse(session, core, &error))
-        }
+        Err(error) => match http2::begin(session, core, bytes) {
+            Opened::Http2 => Parsed::Refused(Flow::Continue),
+            Opened::More => Parsed::More,
+            Opened::Other => {
+                let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
+                Parsed::Refused(respond::refuse(session, core, &error))
+            }
+        },
     }
 }
 
@@ -127,6 +136,7 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
 fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHead) -> Parsed {
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
+    exchange.over_http2 = session.socket.is_pipe();
     let id = core.next_request_id();
     take_route(session, &mut exchange, core, bytes, head, &id);
     core.buffers.furnish(&mut exchange.outgoing);

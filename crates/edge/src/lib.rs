@@ -23,6 +23,7 @@ mod error;
 mod exchange;
 mod forward;
 mod head;
+mod http2;
 mod pool;
 mod record;
 mod respond;
@@ -36,8 +37,8 @@ mod variables;
 
 pub use cluster::{Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
-    EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
-    TrustedPeers,
+    EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Route,
+    Timeouts, TrustedPeers,
 };
 pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share};
 pub use start::{Edge, StartError};

@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
 use crate::endpoint::Endpoint;
 use crate::head::ResponseTerms;
+use crate::http2::Http2;
 use crate::pool::Upstream;
 use crate::route::ActiveRoute;
 use crate::shard::SessionKey;
@@ -33,6 +34,8 @@ pub(crate) enum Phase {
     Tunnel,
     /// Writing the rest of an answer of our own.
     Flush,
+    /// Carrying streams of HTTP/2, each of which is a session of its own.
+    Http2,
     /// Our side is closed; reading what the client still sends, so that it can read our answer.
     Linger,
 }
@@ -77,6 +80,8 @@ pub(crate) struct Session {
     /// When the wheel will remind us; 0 for never.
     pub(crate) reminder_ms: u64,
     pub(crate) exchange: Option<Box<Exchange>>,
+    /// What it has in [`Phase::Http2`].
+    pub(crate) http2: Option<Box<Http2>>,
 }
 
 impl Session {
@@ -103,6 +108,7 @@ impl Session {
             output_moved_ms: now_ms,
             reminder_ms: 0,
             exchange: None,
+            http2: None,
         }
     }
 
@@ -128,6 +134,8 @@ pub(crate) struct Exchange {
     // The request.
     pub(crate) method: Method,
     pub(crate) version: Version,
+    /// It came on a stream of HTTP/2.
+    pub(crate) over_http2: bool,
     pub(crate) keep_alive: bool,
     pub(crate) upgrade: bool,
     pub(crate) chunked: bool,

@@ -1,5 +1,6 @@
 //! What a shard of the data plane is made of below HTTP: sockets with remembered readiness,
-//! listeners, coarse timers, gathered writes, a buffer store, and a mailbox that wakes the shard.
+//! pipes that look like sockets, listeners, coarse timers, gathered writes, a buffer store, and a
+//! mailbox that wakes the shard.
 //!
 //! Readiness is edge-triggered `epoll` by way of `mio`. Nothing here knows about requests.
 
@@ -10,6 +11,7 @@ mod certificates;
 mod gather;
 mod listen;
 mod mailbox;
+mod pipe;
 mod socket;
 mod timers;
 mod tls;
@@ -19,5 +21,6 @@ pub use certificates::{CertificateFiles, ServerTls, ServerTlsTerms, TlsError, Tl
 pub use gather::Gather;
 pub use listen::{Accepted, BoundListener, ListenError, Listener};
 pub use mailbox::{Mailbox, Postbox, mailbox};
+pub use pipe::{Bells, FarEnd, Outward, PipeEnd, Ring, pipe};
 pub use socket::{Peer, Socket, Transfer};
 pub use timers::{TimerKey, Timers};

@@ -18,6 +18,7 @@ use mio::{Interest, Registry, Token};
 use rustls::ServerConfig;
 
 use crate::gather::Gather;
+use crate::pipe::PipeEnd;
 use crate::tls::TlsStream;
 
 /// Who is at the other end.
@@ -57,6 +58,7 @@ enum Stream {
     Unix(UnixStream),
     // Boxed: most sockets are clear text, and idle ones should stay small.
     Tls(Box<TlsStream>),
+    Pipe(PipeEnd),
 }
 
 /// A non-blocking stream socket, registered under one token for as long as it lives.
@@ -118,6 +120,22 @@ impl Socket {
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
     }
 
+    /// The near end of a pipe. The kernel knows nothing of it: `token` names it, but no event
+    /// carries it; [`Socket::note_ring`] takes the place of [`Socket::note`].
+    pub fn piped(end: PipeEnd, token: Token) -> Self {
+        let mut socket = Socket {
+            stream: Stream::Pipe(end),
+            token,
+            readable: false,
+            writable: false,
+            read_closed: false,
+            hung_up: false,
+            write_interest: true,
+        };
+        socket.note_ring();
+        socket
+    }
+
     fn new(
         mut stream: Stream,
         registry: &Registry,
@@ -132,7 +150,9 @@ impl Socket {
         } else {
             Interest::READABLE
         };
-        stream.source().register(registry, token, interest)?;
+        if let Some(source) = stream.source() {
+            source.register(registry, token, interest)?;
+        }
         Ok(Socket {
             stream,
             token,
@@ -161,6 +181,22 @@ impl Socket {
                 self.writable = tls.flush().unwrap_or(true);
             }
         }
+    }
+
+    /// Remembers what the other end of a pipe has done, after its bell was rung.
+    pub fn note_ring(&mut self) {
+        if let Stream::Pipe(pipe) = &self.stream {
+            let seen = pipe.look();
+            self.readable = true;
+            self.writable = seen.connected || seen.broken;
+            self.read_closed |= seen.ended;
+            self.hung_up |= seen.broken;
+        }
+    }
+
+    /// Whether it is the end of a pipe, and so carried by another connection.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self.stream, Stream::Pipe(_))
     }
 
     /// Whether a read might give something.
@@ -192,6 +228,9 @@ impl Socket {
             Stream::Tcp(stream) => stream,
             // Accepted: there from the start.
             Stream::Unix(_) | Stream::Tls(_) => return Some(Ok(())),
+            Stream::Pipe(pipe) => {
+                return Some(pipe.failure().map_or(Ok(()), |kind| Err(kind.into())));
+            }
         };
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => Some(Err(error)),
@@ -208,13 +247,18 @@ impl Socket {
 
     /// Whether bytes go over it encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        match &self.stream {
+            Stream::Tls(_) => true,
+            Stream::Pipe(pipe) => pipe.is_tls(),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
     }
 
     /// Whether everything that was written has gone to the kernel.
     pub fn is_flushed(&self) -> bool {
         match &self.stream {
             Stream::Tls(tls) => tls.is_flushed(),
+            Stream::Pipe(pipe) => pipe.is_flushed(),
             _ => true,
         }
     }
@@ -229,6 +273,7 @@ impl Socket {
                 Stream::Tcp(stream) => stream.read(buffer),
                 Stream::Unix(stream) => stream.read(buffer),
                 Stream::Tls(tls) => tls.read(buffer),
+                Stream::Pipe(pipe) => pipe.read(buffer),
             };
             return match result {
                 Ok(0) => {
@@ -259,6 +304,7 @@ impl Socket {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
             Stream::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
+            Stream::Pipe(pipe) => pipe.write(&[IoSlice::new(bytes)]),
         })
     }
 
@@ -269,6 +315,7 @@ impl Socket {
                 ([one], Stream::Tcp(stream)) => stream.write(one),
                 ([one], Stream::Unix(stream)) => stream.write(one),
                 (slices, Stream::Tls(tls)) => tls.write(slices),
+                (slices, Stream::Pipe(pipe)) => pipe.write(slices),
                 (many, Stream::Tcp(stream)) => stream.write_vectored(many),
                 (many, Stream::Unix(stream)) => stream.write_vectored(many),
             })
@@ -286,7 +333,8 @@ impl Socket {
         loop {
             return match write(&mut self.stream) {
                 Ok(count) => {
-                    self.writable = count == wanted && self.is_flushed();
+                    // A pipe takes more until it is full, whatever its other end has taken.
+                    self.writable = count == wanted && (self.is_pipe() || self.is_flushed());
                     if count == 0 {
                         Transfer::Blocked
                     } else {
@@ -309,9 +357,9 @@ impl Socket {
         if !self.writable && !self.write_interest {
             self.write_interest = true;
             let both = Interest::READABLE | Interest::WRITABLE;
-            self.stream
-                .source()
-                .reregister(registry, self.token, both)?;
+            if let Some(source) = self.stream.source() {
+                source.reregister(registry, self.token, both)?;
+            }
         }
         Ok(())
     }
@@ -325,6 +373,10 @@ impl Socket {
             Stream::Tls(tls) => {
                 tls.send_close_notify();
                 tls.tcp.shutdown(Shutdown::Write)
+            }
+            Stream::Pipe(pipe) => {
+                pipe.shutdown_write();
+                Ok(())
             }
         };
     }
@@ -348,7 +400,7 @@ impl Socket {
     /// Takes the socket out of the readiness queue before it is dropped.
     pub fn deregister(&mut self, registry: &Registry) {
         // Closing the descriptor does the same; an error here changes nothing.
-        let _ = self.stream.source().deregister(registry);
+        let _ = self.stream.source().map(|s| s.deregister(registry));
     }
 
     fn broken(&mut self, error: io::Error) -> Transfer {
@@ -358,11 +410,12 @@ impl Socket {
 }
 
 impl Stream {
-    fn source(&mut self) -> &mut dyn Source {
+    fn source(&mut self) -> Option<&mut dyn Source> {
         match self {
-            Stream::Tcp(stream) => stream,
-            Stream::Unix(stream) => stream,
-            Stream::Tls(tls) => &mut tls.tcp,
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Unix(stream) => Some(stream),
+            Stream::Tls(tls) => Some(&mut tls.tcp),
+            Stream::Pipe(_) => None,
         }
     }
 }
