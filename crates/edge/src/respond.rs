@@ -49,7 +49,8 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
                 .exchange
                 .as_mut()
                 .expect("a download is of a request");
-            if exchange.is_answered() {
+            // After 101 the endpoint has only begun.
+            if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
                 release_upstream(exchange, core);
             }
             return Ok(Download::Rests);

@@ -36,6 +36,11 @@ pub(super) enum Flood {
     Resets,
 }
 
+/// Streams that a client may reset at once.
+pub(super) fn resets_max(streams_max: u32) -> u64 {
+    RESETS_MAX + u64::from(streams_max)
+}
+
 /// Counts the frames of one connection.
 #[derive(Debug)]
 pub(super) struct Meter {
@@ -55,7 +60,7 @@ pub(super) struct Meter {
 impl Meter {
     /// For a connection on which `streams_max` streams can be open.
     pub(super) fn new(streams_max: u32, now_ms: u64) -> Meter {
-        let resets_max = RESETS_MAX + u64::from(streams_max);
+        let resets_max = resets_max(streams_max);
         Meter {
             head: [0; FRAME_HEAD_BYTES],
             head_bytes: 0,

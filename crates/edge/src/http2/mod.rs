@@ -42,8 +42,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// Bytes of a response that wait inside `h2` for their turn, on one stream.
 const SEND_BYTES_MAX: usize = 64 * 1024;
-/// Streams that a client resets before we have seen them.
-const UNSEEN_RESETS_MAX: usize = 64;
 /// Faulty streams of a client before its connection is closed.
 const FAULTY_STREAMS_MAX: usize = 256;
 /// How often streams are looked at that nothing happens on.
@@ -243,7 +241,8 @@ impl Http2 {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(core.head_limits.head_bytes).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BYTES_MAX)
-            .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
+            // Their number is bounded by the meter, whether they were seen or not.
+            .max_pending_accept_reset_streams(flood::resets_max(terms.streams_max) as usize)
             .max_local_error_reset_streams(Some(FAULTY_STREAMS_MAX))
             .enable_connect_protocol()
             .handshake(wire.end());
