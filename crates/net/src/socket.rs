@@ -15,7 +15,8 @@ use std::sync::Arc;
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::gather::Gather;
 use crate::pipe::PipeEnd;
@@ -136,6 +137,23 @@ impl Socket {
         socket
     }
 
+    /// Starts to connect over TCP and to speak TLS; the connection is there when
+    /// [`Socket::connected`] says so, which is after the handshake. `before` goes ahead of it, in
+    /// clear text.
+    pub fn connect_tls(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        before: &[u8],
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let stream = TlsStream::client(stream, config, name, before)?;
+        Socket::new(Stream::Tls(Box::new(stream)), registry, token, false)
+    }
+
     fn new(
         mut stream: Stream,
         registry: &Registry,
@@ -226,16 +244,16 @@ impl Socket {
         }
         let stream = match &self.stream {
             Stream::Tcp(stream) => stream,
-            // Accepted: there from the start.
-            Stream::Unix(_) | Stream::Tls(_) => return Some(Ok(())),
+            Stream::Unix(_) => return Some(Ok(())),
             Stream::Pipe(pipe) => {
                 return Some(pipe.failure().map_or(Ok(()), |kind| Err(kind.into())));
             }
+            Stream::Tls(tls) => &tls.tcp,
         };
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => Some(Err(error)),
             Ok(None) => match stream.peer_addr() {
-                Ok(_) => Some(Ok(())),
+                Ok(_) => self.shake_hands(),
                 Err(error) if error.kind() == ErrorKind::NotConnected => {
                     self.writable = false;
                     None
@@ -245,12 +263,43 @@ impl Socket {
         }
     }
 
+    /// The client's part of a handshake, as far as it goes now.
+    fn shake_hands(&mut self) -> Option<io::Result<()>> {
+        let Stream::Tls(tls) = &mut self.stream else {
+            return Some(Ok(()));
+        };
+        match tls.shake_hands() {
+            Ok(done) => {
+                self.writable = tls.is_flushed();
+                done.then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The protocol that TLS has agreed on (ALPN); `None` in clear text, before the handshake is
+    /// over, and when nothing was offered.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match &self.stream {
+            Stream::Tls(tls) => tls.protocol(),
+            _ => None,
+        }
+    }
+
     /// Whether bytes go over it encrypted.
     pub fn is_tls(&self) -> bool {
         match &self.stream {
             Stream::Tls(_) => true,
             Stream::Pipe(pipe) => pipe.is_tls(),
             Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
+    }
+
+    /// The certificates that the peer has shown, its own first; none in clear text.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.stream {
+            Stream::Tls(tls) => tls.peer_certificates(),
+            _ => &[],
         }
     }
 
