@@ -23,6 +23,7 @@ mod signals;
 mod site;
 mod sockets;
 mod source;
+mod speech;
 mod start;
 mod tls;
 mod upkeep;

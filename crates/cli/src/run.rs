@@ -73,6 +73,7 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
             name: resolved.listen.to_string(),
             address: resolved.listen.clone(),
             tls: resolved.tls.clone(),
+            proxied: None,
             http2: Some(Http2Terms::default()),
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],

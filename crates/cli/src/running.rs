@@ -177,7 +177,7 @@ impl Running {
         };
         let Loaded { config, app } = reread.read()?;
         let listeners = start::listeners(&config.listeners, false)?;
-        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards);
+        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards)?;
         self.edge
             .reconfigure(edge)
             .map_err(|error| error.to_string())?;

@@ -127,6 +127,7 @@ impl Sockets {
                 },
                 tls: tls.cloned(),
                 http2,
+                relays: None,
             })
         };
         self.sockets.iter().map(duplicate).collect()

@@ -185,7 +185,8 @@ impl Start {
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
-        let (config, plan) = site.plan(&self.config, listeners, self.shards);
+        let planned = site.plan(&self.config, listeners, self.shards);
+        let (config, plan) = planned.map_err(Failure::usage)?;
         let edge = Edge::start(config, &telemetry);
         let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
@@ -284,6 +285,7 @@ pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<Listener
                 address,
                 tls,
                 http2,
+                relays: listener.proxied.clone(),
             });
         };
         match &listener.address {

@@ -277,6 +277,12 @@ static LISTENER: Table = Table {
         ),
         key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
         key(
+            "proxy_protocol",
+            OneOrMore(&Formed(&PEERS)),
+            Absent,
+            "Connections from these begin with a header of the PROXY protocol, version 1 or 2, which names the client. Others must not send one.",
+        ),
+        key(
             "http2",
             Flag,
             Value("true"),

@@ -4,6 +4,7 @@
 mod clusters;
 mod routes;
 mod sharing;
+mod speech;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -219,6 +220,10 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             let own = section.key_span("tls").unwrap_or(&node.span);
             findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
         }
+        if let (ListenAddress::Unix(_), Some(own)) = (&address, section.key_span("proxy_protocol"))
+        {
+            findings.add(own, "`proxy_protocol` is for TCP listeners");
+        }
         let http2 = section.flag("http2").then(|| Http2Terms {
             streams_max: section.whole("http2_streams").unwrap_or(128) as u32,
         });
@@ -229,6 +234,10 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             name,
             address,
             tls,
+            proxied: section.has("proxy_protocol").then_some(()).and_then(|()| {
+                let peers = section.texts("proxy_protocol").map(|(text, _)| text);
+                TrustedPeers::of(peers).ok()
+            }),
             http2,
         };
         list.push((listener, node.span.clone()));
@@ -244,6 +253,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 name: address.to_string(),
                 address,
                 tls: None,
+                proxied: None,
                 http2: Some(Http2Terms::default()),
             }];
         }

@@ -50,6 +50,7 @@ impl EdgeConfig {
                 address,
                 tls: None,
                 http2: Some(Http2Terms::default()),
+                relays: None,
             }],
             shards: 1,
             backlog: 2048,
@@ -78,6 +79,8 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<ServerTls>>,
     /// On what terms HTTP/2 is spoken, if it is.
     pub http2: Option<Http2Terms>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub relays: Option<TrustedPeers>,
 }
 
 /// One address to listen on.

@@ -13,9 +13,10 @@ use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
 
 use crate::cluster::{Cluster, Place};
-use crate::config::EdgeConfig;
+use crate::config::{EdgeConfig, TrustedPeers};
 use crate::endpoint::EndpointId;
 use crate::http2::Opening;
+use crate::http2::upstream::Upstreams;
 use crate::pool::{Pools, Upstream};
 use crate::route::RouteTable;
 use crate::session::{Exchange, Session};
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) connections: Arc<AtomicUsize>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
+    /// Connections to endpoints that many requests share.
+    pub(crate) upstreams: Upstreams,
     pub(crate) buffers: BufferStore,
     /// Boxed, because they move in and out of sessions as they are.
     #[allow(clippy::vec_box)]
@@ -76,6 +79,8 @@ pub(crate) struct Core {
 pub(crate) struct ListenerTerms {
     /// On what terms HTTP/2 is spoken, if it is.
     pub(crate) http2: Option<Http2Terms>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub(crate) relays: Option<TrustedPeers>,
 }
 
 /// The listeners of a configuration.
@@ -115,6 +120,7 @@ impl Core {
             connections,
             tokens: Tokens::default(),
             pools: Pools::default(),
+            upstreams: Upstreams::default(),
             buffers: BufferStore::new(1024, 128 * 1024),
             exchanges: Vec::new(),
             // A held response and a large read behind it fit together.
@@ -162,6 +168,11 @@ impl Core {
         self.listener_terms.get(listener)?.as_ref()?.http2
     }
 
+    /// Whose connections at a listener begin with a header of the PROXY protocol.
+    pub(crate) fn relays(&self, listener: usize) -> Option<&TrustedPeers> {
+        self.listener_terms.get(listener)?.as_ref()?.relays.as_ref()
+    }
+
     /// Milliseconds on the shard's clock, as of the last batch of events.
     pub(crate) fn now_ms(&self) -> u64 {
         self.now_ns / 1_000_000
@@ -194,6 +205,9 @@ impl Core {
 
     /// Closes an upstream connection.
     pub(crate) fn close_upstream(&mut self, upstream: Upstream) {
+        if upstream.socket.is_pipe() {
+            self.pipes -= 1;
+        }
         let token = upstream.close(&self.registry);
         self.tokens.free(token);
     }
@@ -228,6 +242,8 @@ pub(crate) enum Owner {
     Listener(usize),
     /// The connection at this place, for its own socket.
     Downstream(usize),
+    /// The connection of HTTP/2 to an endpoint at this place.
+    Shared(usize),
     /// The connection at this place, for its upstream socket.
     Upstream(usize),
     /// The pool of this endpoint.

@@ -45,6 +45,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     let since = session.since_ms;
     let of = |from, duration, timer| Core::after(from, duration).map(|at| (at, timer));
     match session.phase {
+        Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
         Phase::Head if session.is_idle() && session.served => {
             of(since, timeouts.keep_alive, Timer::KeepAlive)
         }

@@ -25,6 +25,7 @@ mod forward;
 mod head;
 mod http2;
 mod pool;
+mod proxied;
 mod record;
 mod respond;
 mod retry;
@@ -40,5 +41,5 @@ pub use config::{
     EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Route,
     Timeouts, TrustedPeers,
 };
-pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share};
+pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share, UpstreamTerms};
 pub use start::{Edge, StartError};

@@ -22,6 +22,8 @@ use crate::variables::ClientBytes;
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Waiting for the header of the PROXY protocol that says whose connection it is.
+    Proxied,
     /// Reading the head of the next request, or waiting for it.
     Head,
     /// In the cluster's queue.

@@ -22,7 +22,8 @@ use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
-use crate::http2;
+use crate::http2::{self, upstream};
+use crate::proxied;
 use crate::respond;
 use crate::retry::{self, OfferState};
 use crate::session::{Flow, Phase, Session};
@@ -184,7 +185,8 @@ impl Shard {
             return Some(Duration::ZERO);
         }
         let sweep = self.needs_sweep().then_some(self.next_sweep_ms);
-        let pools = (self.core.pools.len() > 0).then_some(self.next_pool_sweep_ms);
+        let pools = self.core.pools.len() > 0 || !self.core.upstreams.is_empty();
+        let pools = pools.then_some(self.next_pool_sweep_ms);
         let at = [self.timers.next_ms(), sweep, pools]
             .into_iter()
             .flatten()
@@ -220,6 +222,10 @@ impl Shard {
                 };
                 upstream.socket.note(event);
                 self.drive(index);
+            }
+            Owner::Shared(index) => {
+                upstream::note(&mut self.core, index, event);
+                self.drive_shared(index);
             }
             Owner::Idle(endpoint) => {
                 if !self.core.pools.note(endpoint, event)
@@ -316,6 +322,7 @@ impl Shard {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
                     }
+                    upstream::drain(&mut self.core, id);
                 }
                 ShardMessage::EndpointRemoved(id) => self.cut_endpoint(id),
                 ShardMessage::Listen { place, listener } => self.listen(place, listener),
@@ -392,6 +399,7 @@ impl Shard {
         for upstream in self.core.pools.drain(id) {
             self.core.close_upstream(upstream);
         }
+        upstream::drain(&mut self.core, id);
         let on_it: Vec<usize> = self
             .sessions
             .slab
@@ -506,12 +514,18 @@ impl Shard {
             let mut rung = std::mem::take(&mut self.rung);
             self.core.bells.take(&mut rung);
             self.rung_left = !rung.is_empty();
-            let mut carriers = Vec::new();
+            let (mut carriers, mut shared) = (Vec::new(), Vec::new());
             for ring in &rung {
                 let key = SessionKey {
                     index: ring.index,
                     serial: ring.serial,
                 };
+                if ring.table == http2::UPSTREAMS {
+                    if upstream::note_ring(&mut self.core, ring) && !shared.contains(&ring.index) {
+                        shared.push(ring.index);
+                    }
+                    continue;
+                }
                 let Some(session) = self.sessions.by_key(key) else {
                     continue;
                 };
@@ -522,10 +536,17 @@ impl Shard {
                     continue;
                 }
                 session.socket.note_ring();
+                let exchange = session.exchange.as_mut();
+                if let Some(upstream) = exchange.and_then(|e| e.upstream.as_mut()) {
+                    upstream.socket.note_ring();
+                }
                 session.output_moved_ms = self.core.now_ns / 1_000_000;
                 self.drive(key.index);
             }
             self.rung = rung;
+            for index in shared {
+                self.drive_shared(index);
+            }
             for key in carriers {
                 if self.sessions.by_key(key).is_some() {
                     self.drive(key.index);
@@ -534,6 +555,14 @@ impl Shard {
             if !self.rung_left && self.core.opening.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Moves a connection on that many requests share.
+    fn drive_shared(&mut self, index: usize) {
+        if upstream::drive(&mut self.core, index) {
+            // Others come first.
+            upstream::come_back(&self.core, index);
         }
     }
 
@@ -570,6 +599,7 @@ impl Shard {
                 for upstream in self.core.pools.drain_older(since) {
                     self.core.close_upstream(upstream);
                 }
+                upstream::drain_older(&mut self.core, since);
             }
         }
         if now_ms < self.next_sweep_ms || !self.needs_sweep() {
@@ -625,6 +655,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             return retry::abandon(session, core);
         }
         let flow = match session.phase {
+            Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
             Phase::Waiting => exchange::wait(session, core),
             Phase::Connecting => connect::poll_connected(session, core),

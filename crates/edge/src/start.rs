@@ -146,7 +146,10 @@ impl Edge {
         };
         for spec in config.listeners.drain(..) {
             let asked = asked(&spec.address);
-            let terms = ListenerTerms { http2: spec.http2 };
+            let terms = ListenerTerms {
+                http2: spec.http2,
+                relays: spec.relays.clone(),
+            };
             let same = |running: &&RunningListener| {
                 running.asked == asked && running.tls.is_some() == spec.tls.is_some()
             };

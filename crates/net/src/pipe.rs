@@ -262,6 +262,11 @@ impl FarEnd {
         room
     }
 
+    /// Whether the connection that carries it is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.shared.tls
+    }
+
     /// Whether the near end does not exist any more.
     pub fn is_alone(&self) -> bool {
         self.shared.state().near_gone

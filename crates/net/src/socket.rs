@@ -121,6 +121,32 @@ impl Socket {
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
     }
 
+    /// Copies what the kernel has into `buffer` and leaves it there, encrypted or not: what comes
+    /// ahead of everything else. TCP only.
+    pub fn peek(&mut self, buffer: &mut [u8]) -> Transfer {
+        let result = match &self.stream {
+            Stream::Tcp(tcp) => tcp.peek(buffer),
+            Stream::Tls(tls) => tls.tcp.peek(buffer),
+            Stream::Unix(_) | Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
+        };
+        match result {
+            Ok(0) => Transfer::End,
+            Ok(count) => Transfer::Bytes(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Transfer::Blocked,
+            Err(error) => self.broken(error),
+        }
+    }
+
+    /// Forgets bytes that [`Socket::peek`] has shown; whether all of them were still there.
+    pub fn skip(&mut self, bytes: &mut [u8]) -> bool {
+        let result = match &mut self.stream {
+            Stream::Tcp(tcp) => tcp.read(bytes),
+            Stream::Tls(tls) => tls.tcp.read(bytes),
+            Stream::Unix(_) | Stream::Pipe(_) => Ok(0),
+        };
+        result.is_ok_and(|count| count == bytes.len())
+    }
+
     /// The near end of a pipe. The kernel knows nothing of it: `token` names it, but no event
     /// carries it; [`Socket::note_ring`] takes the place of [`Socket::note`].
     pub fn piped(end: PipeEnd, token: Token) -> Self {

@@ -139,15 +139,21 @@ pub(super) fn response(
     *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Malformed)?;
     let headers = response.headers_mut();
     headers.reserve(fields.len());
-    copy_fields(headers, bytes, head.length, fields, |field, name| match field {
-        FieldName::Connection
-        | FieldName::KeepAlive
-        | FieldName::ProxyConnection
-        | FieldName::TransferEncoding
-        | FieldName::Upgrade => false,
-        // It answers to a key that the client does not know of.
-        _ => !tunnel || !name.eq_ignore_ascii_case(b"sec-websocket-accept"),
-    });
+    copy_fields(
+        headers,
+        bytes,
+        head.length,
+        fields,
+        |field, name| match field {
+            FieldName::Connection
+            | FieldName::KeepAlive
+            | FieldName::ProxyConnection
+            | FieldName::TransferEncoding
+            | FieldName::Upgrade => false,
+            // It answers to a key that the client does not know of.
+            _ => !tunnel || !name.eq_ignore_ascii_case(b"sec-websocket-accept"),
+        },
+    );
     Ok(response)
 }
 

@@ -10,11 +10,12 @@ mod body;
 mod flood;
 mod heads;
 mod stream;
+pub(crate) mod upstream;
 mod wire;
+mod woken;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use evener_config::Http2Terms;
@@ -31,6 +32,7 @@ use crate::shard::SessionKey;
 use flood::Meter;
 use stream::{Pumped, Stream};
 use wire::{Wire, WireEnd};
+use woken::Wakers;
 
 /// What a client says first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -46,8 +48,10 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 const FAULTY_STREAMS_MAX: usize = 256;
 /// How often streams are looked at that nothing happens on.
 const LOOK_MS: u64 = 1_000;
-/// The table of rings that carriers and their streams' sessions answer to.
+/// The table of rings that carriers and the sessions of streams answer to.
 pub(crate) const SESSIONS: u8 = 0;
+/// The table of rings that connections to endpoints answer to.
+pub(crate) const UPSTREAMS: u8 = 1;
 
 /// A stream that the shard is to make a session of.
 #[derive(Debug)]
@@ -63,9 +67,7 @@ pub(crate) struct Http2 {
     wire: Wire,
     connection: Stage,
     streams: Slab<Stream>,
-    woken: Arc<Woken>,
-    /// One for each place in `streams`.
-    wakers: Vec<Waker>,
+    wakers: Wakers,
     meter: Meter,
     draining: bool,
     /// The connection has ended; what is encoded still goes out.
@@ -90,42 +92,6 @@ enum Stage {
     Handshake(Handshake<WireEnd, Bytes>),
     Open(Connection<WireEnd, Bytes>),
     Closed,
-}
-
-/// Streams that `h2` or a pipe has something new for.
-#[derive(Debug, Default)]
-struct Woken {
-    places: Mutex<Vec<usize>>,
-}
-
-impl Woken {
-    fn add(&self, place: usize) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.last() != Some(&place) {
-            places.push(place);
-        }
-    }
-
-    fn take(&self) -> Vec<usize> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *places)
-    }
-}
-
-#[derive(Debug)]
-struct StreamWaker {
-    woken: Arc<Woken>,
-    place: usize,
-}
-
-impl Wake for StreamWaker {
-    fn wake(self: Arc<Self>) {
-        self.woken.add(self.place);
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.add(self.place);
-    }
 }
 
 /// What the first bytes of a connection mean.
@@ -251,8 +217,7 @@ impl Http2 {
             wire,
             connection: Stage::Handshake(handshake),
             streams: Slab::new(),
-            woken: Arc::new(Woken::default()),
-            wakers: Vec::new(),
+            wakers: Wakers::default(),
             meter: Meter::new(terms.streams_max, core.now_ms()),
             draining: false,
             ended: false,
@@ -263,7 +228,7 @@ impl Http2 {
 
     /// A pipe has rung for one of the streams; whether that is the first since the last look.
     pub(crate) fn note_ring(&mut self, part: usize) -> bool {
-        self.woken.add(part);
+        self.wakers.add(part);
         !std::mem::replace(&mut self.rung, true)
     }
 
@@ -413,25 +378,19 @@ impl Http2 {
             peer: session.peer,
         });
         self.streams.insert(stream);
-        while self.wakers.len() <= place {
-            self.wakers.push(Waker::from(Arc::new(StreamWaker {
-                woken: self.woken.clone(),
-                place: self.wakers.len(),
-            })));
-        }
         // The rest of its request may be here already.
-        self.woken.add(place);
+        self.wakers.add(place);
     }
 
     /// Moves the streams on that have something new.
     fn pump_woken(&mut self, session: &mut Session, core: &mut Core) -> bool {
         let mut pumped = false;
-        for place in self.woken.take() {
+        for place in self.wakers.take() {
             let Some(stream) = self.streams.get_mut(place) else {
                 continue;
             };
             pumped = true;
-            let mut context = Context::from_waker(&self.wakers[place]);
+            let mut context = Context::from_waker(self.wakers.of(place));
             match stream.pump(core, &mut context) {
                 Pumped::Open { bytes } => self.meter.note_body(bytes),
                 Pumped::Answered { bytes } => {
