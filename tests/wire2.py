@@ -51,9 +51,11 @@ class Streams:
         *,
         window: int | None = None,
         opens_windows: bool = True,
+        first: bytes = b"",
     ) -> None:
         plain = socket.create_connection(("127.0.0.1", port), SECONDS)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain.sendall(first)
         self.socket: socket.socket = plain
         self.scheme = "http"
         if context:

@@ -267,9 +267,11 @@ impl FarEnd {
         self.shared.tls
     }
 
-    /// Whether the near end does not exist any more.
-    pub fn is_alone(&self) -> bool {
-        self.shared.state().near_gone
+    /// Takes note of what the bell was rung for; whether the near end does not exist any more.
+    pub fn look(&self) -> bool {
+        let mut state = self.shared.state();
+        state.far_rung = false;
+        state.near_gone
     }
 
     /// The connection that carries the stream is there.
@@ -403,6 +405,11 @@ mod tests {
         far.outward(|_| (0, ()));
         near.read(&mut [0; 10]).unwrap();
         assert_eq!(rung(&bells), [2], "there is room again");
+        assert!(!far.has_room() || !far.look());
+        far.push(|inward| inward.resize(2 * INWARD_BYTES_MAX, 1));
+        assert!(!far.has_room());
+        near.read(&mut [0; 10]).unwrap();
+        assert_eq!(rung(&bells), [2], "and again, though nothing was taken");
     }
 
     #[test]

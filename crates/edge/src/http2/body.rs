@@ -161,7 +161,7 @@ impl Outbound {
             }
             let Some(room) = self.poll_room(context)? else {
                 // Whoever should write the rest may have gone in the meantime.
-                let cut = !self.last && far.is_alone();
+                let cut = !self.last && far.look();
                 return if cut { Err(Cut) } else { Ok(moved) };
             };
             let data = self.pending.split_to(room.min(self.pending.len()));

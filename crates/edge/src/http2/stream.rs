@@ -86,6 +86,8 @@ impl Stream {
 
     /// Moves both directions on.
     pub(super) fn pump(&mut self, core: &mut Core, context: &mut Context<'_>) -> Pumped {
+        // What it was rung for is all looked at below.
+        self.far.look();
         let given_up = match &mut self.response {
             Response::Awaited(respond) => respond.poll_reset(context).is_ready(),
             Response::Body(body) => body.poll_reset(context),

@@ -394,7 +394,7 @@ impl Shared {
 impl Stream {
     /// Moves request and response on; `false` once there is nothing more to do for it.
     fn pump(&mut self, core: &mut Core, context: &mut Context<'_>) -> bool {
-        if self.far.is_alone() {
+        if self.far.look() {
             // Whoever asked has what it wanted, or wants it no more: `h2` cancels what is left.
             return false;
         }
