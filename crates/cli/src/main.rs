@@ -25,6 +25,7 @@ mod signals;
 mod site;
 mod sockets;
 mod source;
+mod speech;
 mod start;
 mod systemd;
 mod tls;
