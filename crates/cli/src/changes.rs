@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::resolve::ReloadSettings;
 
@@ -24,6 +25,9 @@ pub(crate) struct Changes {
     _watcher: notify::RecommendedWatcher,
     paths: mpsc::Receiver<PathBuf>,
     settings: ReloadSettings,
+    /// What has changed, and when it will have been quiet for long enough.
+    changed: Vec<PathBuf>,
+    settled: Instant,
 }
 
 impl Changes {
@@ -60,24 +64,31 @@ impl Changes {
             _watcher: watcher,
             paths,
             settings,
+            changed: Vec::new(),
+            settled: Instant::now(),
         })
     }
 
-    /// Waits for a change and for quiet after it; returns the files, each once.
+    /// Waits for a change and for quiet after it; returns the files, each once. Nothing is lost
+    /// when the future is dropped.
     pub(crate) async fn next(&mut self) -> Vec<PathBuf> {
-        let mut changed = Vec::new();
-        let Some(first) = self.paths.recv().await else {
-            return std::future::pending().await;
-        };
-        changed.push(first);
-        while let Ok(Some(path)) =
-            tokio::time::timeout(self.settings.delay, self.paths.recv()).await
-        {
-            if !changed.contains(&path) {
-                changed.push(path);
+        loop {
+            let path = if self.changed.is_empty() {
+                self.paths.recv().await
+            } else {
+                match tokio::time::timeout_at(self.settled, self.paths.recv()).await {
+                    Ok(path) => path,
+                    Err(_) => return std::mem::take(&mut self.changed),
+                }
+            };
+            let Some(path) = path else {
+                return std::future::pending().await;
+            };
+            self.settled = Instant::now() + self.settings.delay;
+            if !self.changed.contains(&path) {
+                self.changed.push(path);
             }
         }
-        changed
     }
 }
 
@@ -181,7 +192,16 @@ mod tests {
         std::fs::write(folder.join("notes.txt"), "x").unwrap();
         std::fs::write(folder.join("main.py"), "a = 1\n").unwrap();
         std::fs::write(folder.join("main.py"), "a = 2\n").unwrap();
-        let changed = tokio::time::timeout(Duration::from_secs(20), changes.next())
+        // Whoever waits looks after other things meanwhile.
+        let wait = async {
+            loop {
+                let short = Duration::from_millis(30);
+                if let Ok(changed) = tokio::time::timeout(short, changes.next()).await {
+                    return changed;
+                }
+            }
+        };
+        let changed = tokio::time::timeout(Duration::from_secs(20), wait)
             .await
             .unwrap();
         assert_eq!(changed, [folder.join("main.py")]);
