@@ -114,21 +114,12 @@ class Nursery:
                 self._set_up(words)
             case "fork":
                 return {"pid": self._fork(words, descriptors)}
-            case "exited" if self._household:
-                self._household.exited(words["pid"])
-            case "call":
-                self._household.call(words["hook"])
-            case "count" if self._household:
-                self._household.server.count(words["count"])
-            case "listening":
-                self._household.server.LISTENERS = words["addresses"]
-            case "reload":
-                self._household.reload()
-                return {"loaded": self._household.settings()}
             case "rehearse":
                 self._rehearse(words["hook"])
-            case "reopen":
-                self._household.server.log.reopen_files()
+            case _ if self._household:
+                answer: dict[str, Any] = self._household.obey(words) or {}
+                if answer:
+                    return answer
         return {"environment": dict(os.environ)} if words.get("remember") else {}
 
     def _set_up(self, words: dict[str, Any]) -> None:

@@ -6,25 +6,30 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use evener_edge::{Limits, Timeouts};
-use evener_supervisor::{NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp};
+use evener_supervisor::{
+    Nursery, NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp,
+};
 use evener_telemetry::{Level, Log, LogFormat};
 use serde_json::{Map, Value};
 
 use crate::Failure;
 use crate::args::{Command, CommandLine};
+use crate::logs::{Logs, Wanted};
 use crate::nursery::{self, Host, Manners};
 use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
-use crate::sockets::{Address, OLDER, Owner, Sockets};
+use crate::sockets::{Address, Owner, Sockets};
 use crate::start::{App, Start, runtime};
+use crate::statsd::Statsd;
+use crate::upgrade::Upgrade;
 use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
@@ -47,7 +52,9 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
     if settings.is("daemon") && std::env::var_os(BACKGROUND).is_none() {
         return background();
     }
-    begin(host, settings)?.run_on(&runtime, Vec::new())
+    // Begun inside of the runtime: the nursery is told things on the way.
+    let start = runtime.block_on(async { begin(host, settings) })?;
+    start.run_on(&runtime, Vec::new())
 }
 
 /// Goes on in a process of its own session, without a terminal.
@@ -74,12 +81,9 @@ fn background() -> Result<(), Failure> {
 
 /// Settings that are read and checked, and that nothing here obeys.
 const WITHOUT_EFFECT: &[&str] = &[
-    "access_log_format",
     "asgi_disconnect_grace_period",
     "casefold_http_method",
     "control_socket",
-    "dogstatsd_tags",
-    "enable_backlog_metric",
     "enable_stdio_inheritance",
     "forwarder_headers",
     "header_map",
@@ -89,14 +93,11 @@ const WITHOUT_EFFECT: &[&str] = &[
     "permit_obsolete_folding",
     "permit_unconventional_http_method",
     "permit_unconventional_http_version",
-    "pre_exec",
     "reload_engine",
     "reload_extra_files",
     "reuse_port",
     "spew",
     "ssl_context",
-    "statsd_host",
-    "statsd_prefix",
     "strip_header_spaces",
     "timeout",
     "worker_tmp_dir",
@@ -110,6 +111,7 @@ struct Loaded {
     sources: Map<String, Value>,
     /// What the worker class sets.
     kwargs: Map<String, Value>,
+    logs: Value,
     notes: Vec<String>,
     target: String,
     directory: String,
@@ -132,6 +134,7 @@ impl Loaded {
             notes: texts(&loaded["notes"]),
             target: loaded["target"].as_str().unwrap_or_default().to_owned(),
             directory: loaded["directory"].as_str().unwrap_or(".").to_owned(),
+            logs: loaded["logs"].take(),
             values: map(loaded["values"].take()),
             sources: map(loaded["sources"].take()),
             kwargs: map(loaded["kwargs"].take()),
@@ -174,13 +177,45 @@ impl Loaded {
         source.unwrap_or("?")
     }
 
+    /// The logs as they are asked for.
+    fn logs(&self, nursery: &Nursery, level: Level) -> Result<Logs, String> {
+        let said = |name: &str| self.logs[name].as_bool().unwrap_or(false);
+        let wanted = Wanted {
+            level,
+            errors: self.text("errorlog"),
+            access: self.text("accesslog"),
+            format: self.text("access_log_format").unwrap_or_default(),
+            errors_in_python: said("errors_in_python"),
+            access_in_python: said("access_in_python"),
+            utc_offset: self.logs["utc_offset"]
+                .as_i64()
+                .and_then(|seconds| i32::try_from(seconds).ok())
+                .unwrap_or(0),
+            folder: Path::new(&self.directory),
+        };
+        Logs::open(&wanted, nursery)
+    }
+
+    /// The statsd server, if there is one; one that cannot be found is said, and done without.
+    fn statsd(&self, notes: &mut Vec<String>) -> Option<Statsd> {
+        let address = self.text("statsd_host")?;
+        let text = |name| self.text(name).unwrap_or_default();
+        let (prefix, tags) = (text("statsd_prefix"), text("dogstatsd_tags"));
+        match Statsd::new(address, prefix, tags, self.is("enable_backlog_metric")) {
+            Ok(statsd) => Some(statsd),
+            Err(error) => {
+                let source = self.source("statsd_host");
+                notes.push(format!("{source}: statsd_host: {address}: {error}"));
+                None
+            }
+        }
+    }
+
     /// What was asked for and changes nothing, one line each.
     fn without_effect(&self) -> Vec<String> {
-        let listed = WITHOUT_EFFECT.iter().filter(|name| self.has(name));
-        let to_a_file = |name: &&&str| self.text(name).is_some_and(|file| file != "-");
-        let logs = ["accesslog"];
-        listed
-            .chain(logs.iter().filter(to_a_file))
+        WITHOUT_EFFECT
+            .iter()
+            .filter(|name| self.has(name))
             .map(|name| format!("{}: {name} has no effect yet", self.source(name)))
             .collect()
     }
@@ -192,7 +227,9 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     let mut resolved = resolved(&settings)?;
     resolved.notes.extend(settings.notes.iter().cloned());
     resolved.notes.extend(settings.without_effect());
-    let upgraded_from = std::env::var(OLDER).ok().and_then(|pid| pid.parse().ok());
+    let upgrade = Upgrade::prepare()
+        .map_err(|error| Failure::system(format!("cannot find this program: {error}")))?;
+    let upgraded_from = upgrade.older();
     let addresses = settings
         .list("bind")
         .into_iter()
@@ -218,12 +255,20 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: Some(format!("gunicorn: nursery [{name}]")),
         upgraded_from: upgraded_from.unwrap_or(0),
     };
+    let logs = settings
+        .logs(&host.nursery, resolved.log.level)
+        .map_err(Failure::usage)?;
+    host.nursery.tell_to(logs.log().clone());
+    let statsd = settings.statsd(&mut resolved.notes);
     let pidfile = settings.text("pidfile").map(|path| match upgraded_from {
         Some(_) => PathBuf::from(format!("{path}.2")),
         None => PathBuf::from(path),
     });
     host.manners = Some(Manners {
         pidfile: pidfile.map(Pidfile::new),
+        pidfile_path: settings.text("pidfile").map(PathBuf::from),
+        upgrade,
+        daemon: settings.is("daemon"),
     });
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
@@ -236,6 +281,9 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         log: resolved.log,
         admin: resolved.admin.clone(),
         reread: None,
+        logs: Some(logs),
+        log_files: Vec::new(),
+        statsd,
         title: settings.target.clone(),
         notes: resolved.notes.clone(),
         host: Some(host),
@@ -247,6 +295,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
             recipe,
             set_up: Some(set_up),
             reconfigure: Some(reconfigure(&settings)),
+            as_gunicorn: true,
             resolved,
         }),
     })

@@ -36,6 +36,9 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         app: Some(app),
         host: None,
         sockets: None,
+        logs: None,
+        log_files: Vec::new(),
+        statsd: None,
     };
     start.run()
 }
@@ -63,6 +66,7 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         recipe,
         set_up: None,
         reconfigure: None,
+        as_gunicorn: false,
     })
 }
 

@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
 use evener_edge::Edge;
-use evener_supervisor::{Handle, Outcome};
-use evener_telemetry::Log;
+use evener_supervisor::{Handle, Outcome, State, WorkerStatus};
+use evener_telemetry::{Log, LogFile};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::changes::Changes;
-use crate::nursery::Host;
+use crate::nursery::{Heard, Host};
 use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
+use crate::sockets::Sockets;
 use crate::source::Program;
 use crate::start;
+use crate::statsd::{Levels, Statsd};
 use crate::upkeep::Upkeep;
 
 /// How often it is looked whether clients are done, while stopping.
@@ -45,6 +47,20 @@ pub(crate) struct Running {
     pub(crate) fleet: Option<Fleet>,
     /// The nursery that workers are forked from, if they are.
     pub(crate) host: Option<Host>,
+    /// Sockets that can be handed on to a newer program.
+    pub(crate) sockets: Option<Sockets>,
+    /// Set while it goes on without workers.
+    pub(crate) resting: Option<Resting>,
+    /// Told once a second what was counted.
+    pub(crate) statsd: Option<Statsd>,
+    /// Files that are opened again when asked for.
+    pub(crate) log_files: Vec<LogFile>,
+}
+
+/// A program that goes on without workers.
+pub(crate) struct Resting {
+    /// When the workers are told at the latest; `None` once they were.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Worker processes and who looks after them.
@@ -56,13 +72,20 @@ pub(crate) struct Fleet {
 /// How far a stop has come.
 pub(crate) struct Stopping {
     /// When what is under way is given up.
-    deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Whether the workers were told.
-    workers_told: bool,
+    pub(crate) workers_told: bool,
+}
+
+/// What is left when a program is over.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) host: Option<Host>,
+    pub(crate) sockets: Option<Sockets>,
 }
 
 impl Running {
-    pub(crate) async fn run(mut self) -> (Outcome, Option<Host>) {
+    pub(crate) async fn run(mut self) -> Ended {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         let mut looks = tokio::time::interval(STOP_POLL);
         let mut tidying = tokio::time::interval(TIDY_POLL);
@@ -71,6 +94,10 @@ impl Running {
                 .stopping
                 .as_ref()
                 .is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none());
+            let falls_asleep = self
+                .resting
+                .as_ref()
+                .is_some_and(|resting| resting.deadline.is_some());
             let ended = async {
                 match &mut self.fleet {
                     Some(fleet) => (&mut fleet.workers).await,
@@ -85,23 +112,31 @@ impl Running {
             };
             let asked = async {
                 match &mut self.host {
-                    Some(host) => host.asked.recv().await,
+                    Some(host) => host.heard().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 ended = ended => break ended,
-                Some(count) = asked => drop(self.scale(count).await),
+                heard = asked => match heard {
+                    Heard::Count(count) => drop(self.scale(count).await),
+                    Heard::NewerEnded(pid, how) => self.handle_newer_ended(pid, &how).await,
+                },
                 signal = self.signals.next() => self.handle_signal(signal).await,
                 () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
-                _ = looks.tick(), if waiting => {
+                _ = looks.tick(), if waiting || falls_asleep => {
+                    self.look_whether_workers_may_rest().await;
                     if self.look_whether_clients_are_done().await {
                         break Ok(Outcome::Stopped);
                     }
                 }
-                _ = seconds.tick() => self.program.window.tick(&self.program.telemetry),
+                _ = seconds.tick() => {
+                    self.program.window.tick(&self.program.telemetry);
+                    self.tell_statsd();
+                    self.look_whether_promoted().await;
+                }
                 _ = tidying.tick() => self.program.site.tidy(),
             }
         };
@@ -111,7 +146,11 @@ impl Running {
                 if matches!(outcome, Outcome::Stopped) {
                     self.log.info(format_args!("stopped"));
                 }
-                (outcome, self.host)
+                Ended {
+                    outcome,
+                    host: self.host,
+                    sockets: self.sockets,
+                }
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -119,7 +158,24 @@ impl Running {
 
     async fn handle_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Stop(name) => self.stop(name).await,
+            // As in gunicorn, whose supervisors are used to it.
+            Signal::Terminate if self.is_gunicorn() && self.stopping.is_some() => {
+                self.log
+                    .info(format_args!("SIGTERM again: SIGINT or SIGQUIT would hurry"));
+            }
+            Signal::Terminate => self.stop("SIGTERM").await,
+            Signal::Interrupt if self.is_gunicorn() => self.quit("SIGINT").await,
+            Signal::Interrupt => self.stop("SIGINT").await,
+            Signal::Quit if self.is_gunicorn() => self.quit("SIGQUIT").await,
+            Signal::Quit => {
+                if self.stopping.is_none() {
+                    self.stop("SIGQUIT").await;
+                }
+                self.stop("SIGQUIT").await;
+            }
+            Signal::Reopen => self.reopen().await,
+            Signal::Upgrade => self.upgrade().await,
+            Signal::Rest => self.rest().await,
             Signal::Reload => {
                 // What is wrong has been logged.
                 let _ = self.reload("SIGHUP").await;
@@ -131,6 +187,19 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn tell_statsd(&mut self) {
+        let Some(statsd) = &mut self.statsd else {
+            return;
+        };
+        let workers = self.fleet.as_ref().map_or(0, |fleet| {
+            let status = fleet.handle.status();
+            let ready = |worker: &&WorkerStatus| worker.state == State::Ready;
+            status.workers.iter().filter(ready).count()
+        });
+        let (_, queued) = self.program.site.busy();
+        statsd.tell(&self.program.telemetry, Levels { workers, queued });
     }
 
     /// Reads the file again, if there is one, and replaces the workers, if there are any.
@@ -153,6 +222,10 @@ impl Running {
         }
         if self.reread.is_some() {
             done.push("the configuration was read again");
+        }
+        if let Err(error) = self.wake() {
+            self.log.error(format_args!("{why}: {error}"));
+            return Err(error);
         }
         let mut generation = None;
         if let Some(fleet) = &self.fleet {
@@ -217,8 +290,7 @@ impl Running {
             }
             return;
         }
-        self.program.draining.store(true, Ordering::Relaxed);
-        self.edge.drain();
+        self.begin_to_stop();
         let grace = self.grace.as_secs_f64();
         self.log.info(format_args!(
             "{why}: finishing what is under way, for {grace} s at most (again: at once)"
@@ -228,6 +300,12 @@ impl Running {
             deadline,
             workers_told: false,
         });
+    }
+
+    /// Nobody new may come.
+    pub(crate) fn begin_to_stop(&self) {
+        self.program.draining.store(true, Ordering::Relaxed);
+        self.edge.drain();
     }
 
     /// Workers are told to stop once no client can bring another request: every connection that

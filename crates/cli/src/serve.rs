@@ -38,6 +38,9 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         app,
         host: None,
         sockets: None,
+        logs: None,
+        log_files: Vec::new(),
+        statsd: None,
     };
     start.run()
 }

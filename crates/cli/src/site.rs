@@ -470,6 +470,7 @@ impl State {
                 route: endpoint.route.clone(),
             },
             page: None,
+            process: 0,
         });
         if member.hold {
             cluster.set_healthy(id, false);

@@ -55,6 +55,8 @@ pub struct EndpointSpec {
     pub share: Share,
     /// Its vitals page, if it is one of Evener's own workers.
     pub page: Option<Arc<Page>>,
+    /// Its process id, for the access log; 0 if it is not known.
+    pub process: u32,
 }
 
 /// When an endpoint gets requests, and how many of them.
@@ -97,6 +99,7 @@ pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) address: EndpointAddress,
     pub(crate) page: Option<Arc<Page>>,
+    pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
     /// Takes no new requests; its idle connections are closed.
     retired: AtomicBool,
@@ -128,6 +131,7 @@ impl EndpointSpec {
             address: self.address,
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
+            process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
             stands: AtomicBool::new(false),

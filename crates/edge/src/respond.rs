@@ -214,6 +214,10 @@ fn start_response(
             Kind::Declined(head.status),
         ));
     }
+    if let Some(template) = core.telemetry.access_template() {
+        let names = template.response_fields();
+        exchange.log.keep_response(names, bytes, &core.fields);
+    }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let chunked = modern && !delimited;

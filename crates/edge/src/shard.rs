@@ -68,6 +68,8 @@ pub(crate) enum ShardMessage {
     },
     /// Take no new connections, finish the rest.
     Drain,
+    /// A drain is over: new connections are welcome again.
+    Resume,
     /// Cut everything and end.
     Stop,
 }
@@ -307,6 +309,7 @@ impl Shard {
                     self.core.configure(config, &listeners);
                 }
                 ShardMessage::Drain => self.drain(),
+                ShardMessage::Resume => self.core.draining = false,
                 ShardMessage::Stop => self.stopping = true,
             }
         }

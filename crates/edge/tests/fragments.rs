@@ -248,6 +248,7 @@ fn every_framing_survives_every_fragmentation() {
             in_flight_max: 3,
             share: Share::default(),
             page: None,
+            process: 0,
         });
     }
     let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());

@@ -73,6 +73,7 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
             in_flight_max: 1000,
             share: Share::default(),
             page: None,
+            process: 0,
         });
     }
     let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
@@ -187,6 +188,7 @@ fn routed_requests_allocate_nothing() {
                     in_flight_max: 0,
                     share: Share::default(),
                     page: None,
+                    process: 0,
                 });
             }
             cluster

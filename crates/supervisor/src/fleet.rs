@@ -218,6 +218,7 @@ impl Supervisor {
             count: self.target,
             starts_allowed: self.restarts.starts_allowed(now, self.starting()),
             leaving_max: self.settings.leaving_max,
+            oldest_first: self.settings.oldest_first,
         };
         for step in self.rollout.plan(&self.views(), target) {
             match step {
@@ -389,6 +390,16 @@ impl Supervisor {
                 self.set_target(count.clamp(1, self.settings.count_max));
             }
             Command::ScaleBy(_) => {}
+            Command::Rest if !self.stopping => self.set_target(0),
+            Command::Rest => {}
+            Command::Signal(number) => {
+                for worker in &mut self.workers {
+                    // One that has no number yet has nothing to be told.
+                    if worker.pid != 0 {
+                        worker.send(false, number);
+                    }
+                }
+            }
             Command::Stop { grace } => {
                 self.stopping = true;
                 self.target = 0;

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
     Scale(usize, oneshot::Sender<Result<usize, ScaleError>>),
     ScaleBy(isize),
+    Rest,
+    Signal(i32),
     Stop { grace: Duration },
     Hurry,
 }
@@ -64,6 +66,16 @@ impl Handle {
     /// Adds workers, or takes some away; stays within the bounds.
     pub async fn scale_by(&self, difference: isize) {
         let _ = self.commands.send(Command::ScaleBy(difference)).await;
+    }
+
+    /// Drains and ends all workers, and goes on without any until a number of them is wanted again.
+    pub async fn rest(&self) {
+        let _ = self.commands.send(Command::Rest).await;
+    }
+
+    /// Sends a signal to every worker that there is.
+    pub async fn signal(&self, number: i32) {
+        let _ = self.commands.send(Command::Signal(number)).await;
     }
 
     /// Drains and ends all workers; [`Supervisor::run`] then returns.

@@ -169,6 +169,7 @@ impl Worker {
             name: self.name.clone(),
             socket: self.socket.clone(),
             page: self.page.clone(),
+            pid: self.pid,
         }
     }
 

@@ -105,12 +105,38 @@ class Household:
                 if isinstance(value, str | int | float | list | None)
             },
             "notes": self._notes,
-            "utc_offset": time.localtime().tm_gmtoff,
             "directory": self.cfg.chdir,
-            "logs_elsewhere": bool(
-                self.cfg.logconfig or self.cfg.logconfig_dict or self.cfg.logconfig_json
-            ),
+            "logs": {
+                "errors_in_python": log.errors_in_python(self.cfg),
+                "access_in_python": log.access_in_python(self.cfg),
+                "utc_offset": time.localtime().tm_gmtoff,
+            },
         }
+
+    def obey(self, words: dict[str, Any]) -> dict[str, Any] | None:
+        """Does what the program orders of the server; what it is to be told."""
+        server = self.server
+        assert server is not None  # noqa: S101 - it is made before anything else is asked
+        match words["do"]:
+            case "exited":
+                self.exited(words["pid"])
+            case "call":
+                self.call(words["hook"])
+            case "count":
+                server.count(words["count"])
+            case "listening":
+                server.LISTENERS = words["addresses"]
+            case "note":
+                for name, value in words["server"].items():
+                    setattr(server, name, value)
+            case "log":
+                server.log.log(words["level"], "%s", words["text"])
+            case "reopen":
+                server.log.reopen_files()
+            case "reload":
+                self.reload()
+                return {"loaded": self.settings()}
+        return None
 
     def set_up(self, *, resumed: bool, upgraded_from: int) -> None:
         """Makes the server, as gunicorn's constructor does; imports the application if asked to."""

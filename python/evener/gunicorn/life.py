@@ -13,8 +13,9 @@ from types import FrameType
 from evener import worker as serving
 from evener.application import Application, CannotStart
 from evener.flags import Options
+from evener.gunicorn import log as logs
 from evener.gunicorn.arbiter import Server, Worker
-from evener.gunicorn.requests import hooked
+from evener.gunicorn.requests import watched
 
 APP_LOAD_ERROR = 4
 
@@ -31,6 +32,7 @@ class Life(serving.Life):
 
     def forked(self) -> None:
         """What happens between the fork and the import of the application."""
+        logs.capture_if_asked(self.cfg)
         self.worker.log.info("Booting worker with pid: %s", self.worker.pid)
         self.cfg.post_fork(self.server, self.worker)
         os.environ.update(self.cfg.env)
@@ -40,7 +42,7 @@ class Life(serving.Life):
         signal.signal(signal.SIGABRT, self._aborted)
 
     def load(self, options: Options) -> Application:  # noqa: ARG002
-        """The application, with the request hooks around it if there are any."""
+        """The application, with what is to happen at each request around it."""
         try:
             app: Application = self.worker.app.wsgi()
         except CannotStart as error:
@@ -48,9 +50,11 @@ class Life(serving.Life):
             raise
         self.worker.wsgi = app
         before, after = self.cfg.hook("pre_request"), self.cfg.hook("post_request")
-        if before is None and after is None:
+        log = self.worker.log
+        write = log.access if logs.access_in_python(self.cfg) else None
+        if before is None and after is None and write is None:
             return app
-        return hooked(app, self.worker, before, after)
+        return watched(app, self.worker, before, after, write)
 
     def loaded(self) -> None:
         """The application is there."""
