@@ -5,6 +5,7 @@ Who is meant is told by a worker's `age`, which both programs count from 1 in th
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ def pre_exec(server):
 
 def pre_request(worker, req):
     if req.path == "/hooked":
-        note("pre_request", worker, f"{{req.method}} {{req.uri}} {{req.version}}", headers(req.headers))
+        told = f"{{req.method}} {{req.uri}} {{req.version}}"
+        note("pre_request", worker, told, headers(req.headers))
 
 def post_request(worker, req, environ, resp):
     if req.path == "/hooked":
@@ -109,6 +111,8 @@ APPLICATION = """
 import asyncio
 import os
 
+SECONDS = {"/second": 1, "/slow": 30}
+
 
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
@@ -117,8 +121,9 @@ async def app(scope, receive, send):
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    if scope["path"] == "/slow":
-        await asyncio.sleep(30)
+    if scope["path"] in SECONDS:
+        print("asked", flush=True)
+        await asyncio.sleep(SECONDS[scope["path"]])
     headers = [(b"x-told", b"answer")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
@@ -156,35 +161,46 @@ class Recorded:
         folder: Path,
         *flags: str,
         settings: str = "",
+        more: str = "",
         worker_class: str = "uvicorn.workers.UvicornWorker",
+        environment: dict[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
         (folder / "recorded.py").write_text(APPLICATION)
         self.file = folder / "gunicorn_config.py"
-        self.write(settings, worker_class)
+        self.write(settings, worker_class, more)
         command = [*program, "recorded:app", "-c", str(self.file), "--chdir", str(folder), *flags]
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder
+                command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
             )
 
-    def write(self, settings: str, worker_class: str = "uvicorn.workers.UvicornWorker") -> None:
-        """Writes its configuration."""
+    def write(
+        self,
+        settings: str,
+        worker_class: str = "uvicorn.workers.UvicornWorker",
+        more: str = "",
+    ) -> None:
+        """Writes its configuration; `more` comes last, and may define hooks anew."""
         text = CONFIGURATION.format(
             port=self.port, folder=self.folder, settings=settings, worker_class=worker_class
         )
-        self.file.write_text(text)
+        self.file.write_text(text + more)
 
     def calls(self) -> list[Called]:
         """The calls so far, in the order of their lines."""
         path = self.folder / "hooks"
         told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [
-            Called(one["hook"], tuple(one["arguments"]), one["process"], one["pid"])
-            for one in told
+            Called(one["hook"], tuple(one["arguments"]), one["process"], one["pid"]) for one in told
         ]
 
     def count(self, hook: str) -> int:
@@ -211,8 +227,12 @@ class Recorded:
         return response.body.decode()
 
     def answers(self) -> bool:
-        """Whether it serves."""
+        """Whether it serves; it must not have ended."""
         assert self.process.poll() is None, self.words()
+        return self.serves()
+
+    def serves(self) -> bool:
+        """Whether somebody answers on its port."""
         try:
             return bool(self.get())
         except (OSError, EOFError, AssertionError):

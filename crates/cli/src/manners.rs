@@ -44,8 +44,7 @@ impl Running {
         stopping.workers_told = true;
         let rest = stopping.deadline.saturating_duration_since(now);
         if let Some(fleet) = &self.fleet {
-            fleet.handle.stop(rest).await;
-            fleet.handle.signal(libc::SIGQUIT).await;
+            fleet.handle.stop_by(libc::SIGQUIT, rest).await;
         }
     }
 

@@ -124,15 +124,18 @@ impl Host {
         self.hook("when_ready").await
     }
 
-    /// The workers are gone; nothing comes after this.
-    pub(crate) async fn over(&mut self, log: &Log) {
+    /// The workers are gone; nothing comes after this. As in gunicorn, an exception that a hook has
+    /// raised ends the program without `on_exit`.
+    pub(crate) async fn over(&mut self, raised: bool) -> Result<(), Failure> {
+        let mut ended = Ok(());
         if let Some(manners) = &mut self.manners {
             drop(manners.pidfile.take());
-            if let Err(failure) = self.hook("on_exit").await {
-                log.error(format_args!("{}", failure.message));
+            if !raised {
+                ended = self.hook("on_exit").await;
             }
         }
         let _ = tokio::time::timeout(Duration::from_secs(3), self.nursery.quit()).await;
+        ended
     }
 
     /// Lets hooks see that something about the server has changed.

@@ -259,7 +259,8 @@ impl Start {
             sockets.clear();
         }
         if let Some(mut host) = host {
-            host.over(&log).await;
+            let raised = matches!(outcome, Outcome::Raised);
+            host.over(raised).await?;
         }
         ended(outcome, self.app, self.title)
     }

@@ -340,6 +340,7 @@ impl Shard {
         }
         if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
             self.core.tokens.free(listener.token());
+            listener.deregister(self.poll.registry());
         }
         self.backlogged.retain(|index| *index != place);
         self.arm_accepted();

@@ -400,7 +400,7 @@ impl Supervisor {
                     }
                 }
             }
-            Command::Stop { grace } => {
+            Command::Stop { grace, signal } => {
                 self.stopping = true;
                 self.target = 0;
                 self.grace = grace;
@@ -408,6 +408,11 @@ impl Supervisor {
                 for index in 0..self.workers.len() {
                     let worker = &mut self.workers[index];
                     worker.leaving = true;
+                    if let Some(number) = signal
+                        && worker.pid != 0
+                    {
+                        worker.send(false, number);
+                    }
                     let acts = worker.life.handle(now, Event::Drain { grace });
                     self.act(index, &acts);
                 }

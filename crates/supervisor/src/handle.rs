@@ -34,7 +34,7 @@ pub(crate) enum Command {
     ScaleBy(isize),
     Rest,
     Signal(i32),
-    Stop { grace: Duration },
+    Stop { grace: Duration, signal: Option<i32> },
     Hurry,
 }
 
@@ -80,7 +80,14 @@ impl Handle {
 
     /// Drains and ends all workers; [`Supervisor::run`] then returns.
     pub async fn stop(&self, grace: Duration) {
-        let _ = self.commands.send(Command::Stop { grace }).await;
+        let signal = None;
+        let _ = self.commands.send(Command::Stop { grace, signal }).await;
+    }
+
+    /// The same, and tells every worker first that it is to end at once, by a signal of its kind.
+    pub async fn stop_by(&self, signal: i32, grace: Duration) {
+        let signal = Some(signal);
+        let _ = self.commands.send(Command::Stop { grace, signal }).await;
     }
 
     /// Takes the next step with every worker that is on its way out, without waiting for it.
