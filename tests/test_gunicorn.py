@@ -22,6 +22,8 @@ worker_class = "uvicorn.workers.UvicornWorker"
 worker_connections = 1000
 max_requests = 10000
 timeout = 30
+worker_tmp_dir = "/dev/shm"
+threads = 1
 keepalive = 5
 accesslog = "-"
 errorlog = "-"
@@ -123,7 +125,8 @@ def test_a_file_with_hooks_is_served_as_it_is(gunicorn: Gunicorn) -> None:
     assert pid == gunicorn.process.pid
     words = gunicorn.log.read_text()
     assert re.search(r"worker_conections.*worker_connections", words), "the nearest name"
-    assert re.search(r"gunicorn_config.py.*: timeout has no effect yet", words)
+    assert re.search(r"gunicorn_config.py.*: worker_tmp_dir has no effect: .*", words)
+    assert "threads has no effect" not in words, "it is 1 anyway"
     assert "workers has no effect" not in words
     assert gunicorn.stop() == 0
     assert gunicorn.hooks()[-1] == "on_exit"

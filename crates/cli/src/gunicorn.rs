@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
         .map_err(nursery::failure)?;
     let settings = Loaded::of(loaded);
     if settings.is("daemon") && std::env::var_os(BACKGROUND).is_none() {
-        return background();
+        return background(settings.is("enable_stdio_inheritance"));
     }
     // Begun inside of the runtime: the nursery is told things on the way.
     let start = runtime.block_on(async { begin(host, settings) })?;
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
 }
 
 /// Goes on in a process of its own session, without a terminal.
-fn background() -> Result<(), Failure> {
+fn background(keeps_output: bool) -> Result<(), Failure> {
     let system =
         |error: std::io::Error| Failure::system(format!("cannot go on as a daemon: {error}"));
     let program = std::env::current_exe().map_err(system)?;
@@ -66,9 +66,10 @@ fn background() -> Result<(), Failure> {
     command
         .args(std::env::args_os().skip(1))
         .env(BACKGROUND, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
+    if !keeps_output {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+    }
     // SAFETY: between fork and exec only `setsid` is called, which is async-signal-safe.
     unsafe {
         command.pre_exec(|| match libc::setsid() {
@@ -79,35 +80,74 @@ fn background() -> Result<(), Failure> {
     command.spawn().map(drop).map_err(system)
 }
 
-/// Settings that are read and checked, and that nothing here obeys.
-const WITHOUT_EFFECT: &[&str] = &[
-    "asgi_disconnect_grace_period",
-    "casefold_http_method",
-    "control_socket",
-    "enable_stdio_inheritance",
-    "forwarder_headers",
-    "header_map",
-    "http_protocols",
-    "limit_request_field_size",
-    "limit_request_line",
-    "permit_obsolete_folding",
-    "permit_unconventional_http_method",
-    "permit_unconventional_http_version",
-    "reload_engine",
-    "reload_extra_files",
-    "reuse_port",
-    "spew",
-    "ssl_context",
-    "strip_header_spaces",
-    "timeout",
-    "worker_tmp_dir",
+/// Settings that are read and checked, and that nothing here can obey, with the reason.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    (
+        "asgi_disconnect_grace_period",
+        "an application is told that its client has left, and is never cancelled for it",
+    ),
+    ("casefold_http_method", LENIENT),
+    (
+        "ciphers",
+        "TLS is rustls, whose cipher suites are all strong",
+    ),
+    (
+        "do_handshake_on_connect",
+        "handshakes never keep others waiting",
+    ),
+    (
+        "forwarder_headers",
+        "they are WSGI's: an ASGI application gets every header field as it is",
+    ),
+    (
+        "header_map",
+        "it is WSGI's: an ASGI application gets every header field as it is",
+    ),
+    (
+        "http_parser",
+        "there is one parser, and it is the strict one",
+    ),
+    ("http_protocols", "HTTP/1.1 is spoken"),
+    ("permit_obsolete_folding", LENIENT),
+    ("permit_unconventional_http_method", LENIENT),
+    ("permit_unconventional_http_version", LENIENT),
+    ("reload_engine", "files are watched by inotify"),
+    (
+        "reuse_port",
+        "workers have sockets of their own behind the one that clients connect to",
+    ),
+    ("sendfile", "ASGI applications send their files themselves"),
+    (
+        "ssl_context",
+        "TLS is rustls, which takes no context of Python's",
+    ),
+    (
+        "ssl_version",
+        "TLS 1.2 and 1.3 are spoken, and nothing older",
+    ),
+    ("strip_header_spaces", LENIENT),
+    ("suppress_ragged_eofs", "there are no sockets of Python's"),
+    (
+        "threads",
+        "each worker serves on one event loop, as uvicorn's worker class does",
+    ),
+    ("timeout", "a worker that stands still gets no requests"),
+    (
+        "worker_tmp_dir",
+        "workers are watched through shared memory, not by a file that could be slow",
+    ),
 ];
+
+/// Why what would let malformed requests in is not obeyed.
+const LENIENT: &str = "what is no proper HTTP is refused before any worker sees it";
 
 /// What the nursery says about the settings.
 #[derive(Debug, Clone)]
 struct Loaded {
     values: Map<String, Value>,
     given: Vec<String>,
+    /// Those of them that are not what they are anyway.
+    changed: Vec<String>,
     sources: Map<String, Value>,
     /// What the worker class sets.
     kwargs: Map<String, Value>,
@@ -131,6 +171,7 @@ impl Loaded {
         };
         Loaded {
             given: texts(&loaded["given"]),
+            changed: texts(&loaded["changed"]),
             notes: texts(&loaded["notes"]),
             target: loaded["target"].as_str().unwrap_or_default().to_owned(),
             directory: loaded["directory"].as_str().unwrap_or(".").to_owned(),
@@ -151,6 +192,15 @@ impl Loaded {
 
     fn number(&self, name: &str) -> u64 {
         self.value(name).as_u64().unwrap_or(0)
+    }
+
+    /// A bound that was asked for; 0 is none. gunicorn's own bounds are not those of uvicorn's
+    /// worker class, which has none.
+    fn bound(&self, name: &str) -> usize {
+        match self.number(name) {
+            given if given > 0 && self.has(name) => usize::try_from(given).unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        }
     }
 
     fn is(&self, name: &str) -> bool {
@@ -213,10 +263,10 @@ impl Loaded {
 
     /// What was asked for and changes nothing, one line each.
     fn without_effect(&self) -> Vec<String> {
-        WITHOUT_EFFECT
-            .iter()
-            .filter(|name| self.has(name))
-            .map(|name| format!("{}: {name} has no effect yet", self.source(name)))
+        let is_changed = |name: &str| self.changed.iter().any(|changed| changed == name);
+        let listed = WITHOUT_EFFECT.iter().filter(|(name, _)| is_changed(name));
+        listed
+            .map(|(name, why)| format!("{}: {name} has no effect: {why}", self.source(name)))
             .collect()
     }
 }
@@ -355,6 +405,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,
+        line_bytes: settings.bound("limit_request_line"),
+        field_bytes: settings.bound("limit_request_field_size"),
         ..resolved.limits
     };
     resolved.timeouts = Timeouts {
@@ -427,12 +479,35 @@ fn flags(settings: &Loaded) -> Vec<String> {
         flags.push("--no-proxy-headers".to_owned());
     }
     if settings.is("reload") {
-        flags.push("--reload".to_owned());
+        flags.extend(reload_flags(settings));
+    }
+    if let Some(path) = settings.text("control_socket") {
+        let path = Path::new(&settings.directory).join(path);
+        flags.push(format!("--admin={}", path.display()));
     }
     if settings.has("default_proc_name") {
         flags.push(settings.target.clone());
     }
     flags.extend(tls_flags(settings));
+    flags
+}
+
+/// The folder of the application, and extra files with their folders.
+fn reload_flags(settings: &Loaded) -> Vec<String> {
+    let mut flags = vec![
+        "--reload".to_owned(),
+        "--reload-include=*.py".to_owned(),
+        format!("--reload-dir={}", settings.directory),
+    ];
+    for name in settings.list("reload_extra_files") {
+        let path = Path::new(&settings.directory).join(name);
+        flags.push(format!("--reload-include={}", path.display()));
+        let pattern = |folder: &&Path| folder.to_string_lossy().contains(['*', '?', '[']);
+        let folder = path.ancestors().skip(1).find(|folder| !pattern(folder));
+        if let Some(folder) = folder.filter(|folder| !folder.starts_with(&settings.directory)) {
+            flags.push(format!("--reload-dir={}", folder.display()));
+        }
+    }
     flags
 }
 

@@ -34,7 +34,10 @@ pub(crate) enum Command {
     ScaleBy(isize),
     Rest,
     Signal(i32),
-    Stop { grace: Duration, signal: Option<i32> },
+    Stop {
+        grace: Duration,
+        signal: Option<i32>,
+    },
     Hurry,
 }
 

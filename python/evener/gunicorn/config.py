@@ -123,12 +123,12 @@ class Config:
 
     def __str__(self) -> str:
         lines = []
+        width = max(map(len, self.settings))
         for name, setting in sorted(self.settings.items()):
             value = setting.value
             if callable(value):
-                kind = value.__qualname__ if setting.source != "default" else "None"
-                value = f"<{kind}>" if setting.source != "default" else "None"
-            lines.append(f"{name:<34}= {value}")
+                value = f"<{value.__qualname__}()>" if setting.source != "default" else "None"
+            lines.append(f"{name:<{width}} = {value}")
         return "\n".join(lines)
 
 

@@ -98,6 +98,11 @@ class Household:
             "target": self._target,
             "values": values,
             "given": [name for name in self.cfg.settings if self.cfg.is_given(name)],
+            "changed": [
+                name
+                for name, setting in self.cfg.settings.items()
+                if self.cfg.is_given(name) and setting.value != setting.default
+            ],
             "sources": {name: setting.source for name, setting in self.cfg.settings.items()},
             "kwargs": {
                 name: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import pwd
 import signal
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from types import FrameType
+from typing import Any
 
 from evener import worker as serving
 from evener.application import Application, CannotStart
@@ -40,6 +42,8 @@ class Life(serving.Life):
         if self.cfg.tmp_upload_dir:
             tempfile.tempdir = self.cfg.tmp_upload_dir
         signal.signal(signal.SIGABRT, self._aborted)
+        if self.cfg.spew:
+            sys.settrace(spew)
 
     def load(self, options: Options) -> Application:  # noqa: ARG002
         """The application, with what is to happen at each request around it."""
@@ -82,6 +86,15 @@ class Life(serving.Life):
         self.worker.alive = False
         self.cfg.worker_abort(self.worker)
         sys.exit(1)
+
+
+def spew(frame: FrameType, event: str, _: object) -> Any:
+    """Writes every line of Python that runs to standard error (`--spew`)."""
+    if event == "line":
+        path, number = frame.f_code.co_filename, frame.f_lineno
+        line = linecache.getline(path, number).rstrip()
+        sys.stderr.write(f"{frame.f_globals.get('__name__')}:{number}: {line}\n")
+    return spew
 
 
 def become(uid: int, gid: int, *, initgroups: bool) -> None:
