@@ -164,6 +164,7 @@ class Recorded:
         more: str = "",
         worker_class: str = "uvicorn.workers.UvicornWorker",
         environment: dict[str, str] | None = None,
+        app: str = "recorded:app",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -171,7 +172,7 @@ class Recorded:
         (folder / "recorded.py").write_text(APPLICATION)
         self.file = folder / "gunicorn_config.py"
         self.write(settings, worker_class, more)
-        command = [*program, "recorded:app", "-c", str(self.file), "--chdir", str(folder), *flags]
+        command = [*program, app, "-c", str(self.file), "--chdir", str(folder), *flags]
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

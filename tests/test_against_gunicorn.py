@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from recording import EVENER, GUNICORN, Called, Recorded
 from running import eventually
+from wire import Wire
 
 UVICORN = "uvicorn.workers.UvicornWorker"
 CLASSES = [UVICORN, "asgi"]
@@ -177,3 +178,160 @@ def test_a_signal_to_a_worker_calls_what_gunicorns_own_class_calls(
     told = of_worker(evener["life"], 1)
     assert kept(told, set()) == kept(of_worker(gunicorn["life"], 1), set())
     assert hook is None or hook in {call.hook for call in told}
+
+
+RAISING = """
+_recorded = {hook}
+
+def {hook}({arguments}):
+    _recorded({arguments})
+    raise ValueError("raised on purpose")
+"""
+TWO = {"pre_fork", "post_fork", "child_exit", "worker_exit", "pre_request", "post_request"}
+
+
+def status_of(running: Recorded, path: str) -> int | None:
+    """The status of an answer, if there is one."""
+    try:
+        with Wire(running.port) as wire:
+            return wire.get(path).status
+    except (OSError, EOFError):
+        return None
+
+
+def ends(running: Recorded) -> bool:
+    """Whether it has ended by itself."""
+    return running.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("hook", "act"),
+    [
+        ("on_starting", None),
+        ("when_ready", None),
+        ("nworkers_changed", None),
+        ("pre_fork", None),
+        ("post_fork", None),
+        ("post_worker_init", None),
+        ("on_reload", "HUP"),
+        ("child_exit", "kill"),
+        ("worker_exit", "TERM"),
+        ("worker_int", "INT"),
+        ("worker_abort", "ABRT"),
+        ("pre_request", "request"),
+        ("post_request", "request"),
+        ("on_exit", "stop"),
+    ],
+)
+def test_an_exception_in_a_hook_does_what_it_does_in_gunicorn(
+    tmp_path: Path, hook: str, act: str | None
+) -> None:
+    arguments = "a, b" if hook in TWO else "a, b, c" if hook == "nworkers_changed" else "a"
+    more = RAISING.format(hook=hook, arguments=arguments)
+
+    def outcome(name: str, program: list[str]) -> tuple[object, ...]:
+        running = Recorded(program, tmp_path / name, worker_class="asgi", more=more)
+        try:
+            status = None
+            if act is None:
+                eventually(lambda: ends(running), "it ends", 30, 0.05)
+            else:
+                running.until("post_worker_init", 2)
+            if act == "request":
+                status = eventually(lambda: status_of(running, "/hooked"), "an answer", 30, 0.05)
+            elif act == "HUP":
+                running.signal(signal.SIGHUP)
+                eventually(lambda: ends(running), "it ends", 30, 0.05)
+            elif act == "kill":
+                os.kill(running.workers()[1], signal.SIGKILL)
+                eventually(lambda: ends(running), "it ends", 30, 0.05)
+            elif act in {"TERM", "INT", "ABRT"}:
+                os.kill(running.workers()[1], signal.Signals[f"SIG{act}"])
+                running.until("post_worker_init", 3)
+            by_itself = ends(running)
+            code = running.stop()
+            # Two exceptions, one at the death and one while it stops, are two statuses in one.
+            failed = code if act != "kill" else code != 0
+            hooks = {call.hook for call in running.calls()}
+            said = "raised on purpose" in running.words() and "Traceback" in running.words()
+            return status, by_itself, failed, said, "on_exit" in hooks
+        finally:
+            running.stop(signal.SIGQUIT)
+
+    with ThreadPoolExecutor() as pool:
+        gunicorn = pool.submit(outcome, "gunicorn", GUNICORN)
+        evener = pool.submit(outcome, "evener", EVENER)
+        assert evener.result() == gunicorn.result()
+
+
+ATTRIBUTES = """
+KINDS = {{}}
+
+
+def kinds(name, thing, names):
+    for attribute in names.split():
+        value = getattr(thing, attribute)
+        if callable(value):
+            kind = "callable"
+        elif isinstance(value, (list, dict, str, bool, float)):
+            kind = type(value).__name__
+        elif value is None or isinstance(value, int):
+            kind = value if value in (None, 0, 1, 2, 3) else "int"
+        else:
+            kind = "object"
+        KINDS[f"{{name}}.{{attribute}}"] = kind
+
+
+def look(where, server, worker):
+    if server is not None:
+        kinds(where + " server", server, "pid cfg log app num_workers WORKERS LISTENERS "
+              "worker_age timeout proc_name address master_pid master_name reexec_pid systemd "
+              "START_CTX worker_class")
+        kinds(where + " server.cfg", server.cfg, "workers bind address uid gid proc_name timeout "
+              "worker_class_str is_ssl env settings on_starting pidfile")
+    if worker is not None:
+        kinds(where + " worker", worker, "pid age ppid cfg log app sockets timeout booted aborted "
+              "alive nr max_requests reloader notify")
+    for log in (server or worker).log,:
+        kinds(where + " log", log, "info debug warning error critical exception log access "
+              "reopen_files error_log access_log cfg setup loglevel")
+
+
+def when_ready(server):
+    look("when_ready", server, None)
+    note("when_ready", server, len(server.LISTENERS), server.LISTENERS[0].getsockname()[1] > 0)
+
+
+def pre_fork(server, worker):
+    look("pre_fork", server, worker)
+    note("pre_fork", server, worker, str(worker), len(server.WORKERS))
+
+
+def post_worker_init(worker):
+    look("post_worker_init", None, worker)
+    note("post_worker_init", worker, callable(worker.wsgi), worker.app.app_uri)
+
+
+def child_exit(server, worker):
+    look("child_exit", server, worker)
+    note("child_exit", server, worker, worker.pid in server.WORKERS, worker.booted)
+
+
+def on_exit(server):
+    note("on_exit", server, json.dumps(KINDS))
+"""
+
+
+def test_server_and_worker_have_the_attributes_that_hooks_use(tmp_path: Path) -> None:
+    def once(name: str, program: list[str]) -> list[str]:
+        more = ATTRIBUTES.replace("{{", "{").replace("}}", "}")
+        running = Recorded(
+            program, tmp_path / name, settings="workers = 1", worker_class="asgi", more=more
+        )
+        try:
+            running.wait(1)
+        finally:
+            running.stop()
+        return kept(running.calls(), {"worker_exit"})
+
+    assert once("evener", EVENER) == once("gunicorn", GUNICORN)

@@ -142,11 +142,11 @@ class Worker:
 
     def _interrupt(self) -> None:
         """Ends without waiting for what is under way."""
-        if not self._hurry:
-            self._hurry = True
-            self._life.interrupted()
+        first, self._hurry = not self._hurry, True
         self._stopping.set()
         self._changed.set()
+        if first:
+            self._life.interrupted()
 
     def _handle_event(self, event: str, detail: object = None) -> None:
         if event == "limit":

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use notify::{EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::resolve::ReloadSettings;
 
@@ -24,6 +25,9 @@ pub(crate) struct Changes {
     _watcher: notify::RecommendedWatcher,
     paths: mpsc::Receiver<PathBuf>,
     settings: ReloadSettings,
+    /// What has changed, and when it counts as settled unless more changes.
+    changed: Vec<PathBuf>,
+    settled: Option<Instant>,
 }
 
 impl Changes {
@@ -60,24 +64,33 @@ impl Changes {
             _watcher: watcher,
             paths,
             settings,
+            changed: Vec::new(),
+            settled: None,
         })
     }
 
-    /// Waits for a change and for quiet after it; returns the files, each once.
+    /// Waits for a change and for quiet after it; returns the files, each once. Nothing is lost
+    /// when the future is dropped, as it is whenever something else happens.
     pub(crate) async fn next(&mut self) -> Vec<PathBuf> {
-        let mut changed = Vec::new();
-        let Some(first) = self.paths.recv().await else {
-            return std::future::pending().await;
-        };
-        changed.push(first);
-        while let Ok(Some(path)) =
-            tokio::time::timeout(self.settings.delay, self.paths.recv()).await
-        {
-            if !changed.contains(&path) {
-                changed.push(path);
+        loop {
+            let path = match self.settled {
+                None => self.paths.recv().await,
+                Some(settled) => match tokio::time::timeout_at(settled, self.paths.recv()).await {
+                    Ok(path) => path,
+                    Err(_) => {
+                        self.settled = None;
+                        return std::mem::take(&mut self.changed);
+                    }
+                },
+            };
+            let Some(path) = path else {
+                return std::future::pending().await;
+            };
+            self.settled = Some(Instant::now() + self.settings.delay);
+            if !self.changed.contains(&path) {
+                self.changed.push(path);
             }
         }
-        changed
     }
 }
 
@@ -181,7 +194,17 @@ mod tests {
         std::fs::write(folder.join("notes.txt"), "x").unwrap();
         std::fs::write(folder.join("main.py"), "a = 1\n").unwrap();
         std::fs::write(folder.join("main.py"), "a = 2\n").unwrap();
-        let changed = tokio::time::timeout(Duration::from_secs(20), changes.next())
+        // Something else goes on all the time, as in a running program.
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let changed = async {
+            loop {
+                tokio::select! {
+                    changed = changes.next() => return changed,
+                    _ = ticks.tick() => {}
+                }
+            }
+        };
+        let changed = tokio::time::timeout(Duration::from_secs(20), changed)
             .await
             .unwrap();
         assert_eq!(changed, [folder.join("main.py")]);

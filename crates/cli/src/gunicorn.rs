@@ -203,6 +203,11 @@ impl Loaded {
         }
     }
 
+    /// A user, group or mask.
+    fn id(&self, name: &str) -> u32 {
+        u32::try_from(self.number(name)).unwrap_or(u32::MAX)
+    }
+
     fn is(&self, name: &str) -> bool {
         self.value(name).as_bool().unwrap_or(false)
     }
@@ -242,6 +247,7 @@ impl Loaded {
                 .and_then(|seconds| i32::try_from(seconds).ok())
                 .unwrap_or(0),
             folder: Path::new(&self.directory),
+            owner: (self.id("uid"), self.id("gid")),
         };
         Logs::open(&wanted, nursery)
     }
@@ -286,13 +292,14 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         .map(Address::parse)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| settings.refuse("bind", &error))?;
-    let id = |name| u32::try_from(settings.number(name)).unwrap_or(u32::MAX);
     let owner = Owner {
-        uid: id("uid"),
-        gid: id("gid"),
-        umask: id("umask"),
+        uid: settings.id("uid"),
+        gid: settings.id("gid"),
+        umask: settings.id("umask"),
     };
     let name = settings.text("proc_name").unwrap_or("gunicorn").to_owned();
+    // The name in listings of processes; nothing depends on it.
+    let _ = std::fs::write("/proc/self/comm", &name);
     let Worker::Evener { flags } = &resolved.worker else {
         unreachable!("no other kind of worker can be asked for");
     };

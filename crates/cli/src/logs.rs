@@ -31,6 +31,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) utc_offset: i32,
     /// Where relative paths begin.
     pub(crate) folder: &'a Path,
+    /// Who owns the files: the workers' user and group.
+    pub(crate) owner: (u32, u32),
 }
 
 /// The logs, open.
@@ -46,7 +48,11 @@ impl Logs {
     pub(crate) fn open(wanted: &Wanted<'_>, nursery: &Nursery) -> Result<Logs, String> {
         let mut files = Vec::new();
         let mut file = |path: &str| -> Result<LogFile, String> {
-            let file = LogFile::open(&wanted.folder.join(path))?;
+            let path = wanted.folder.join(path);
+            let file = LogFile::open(&path)?;
+            // Without the right to give files away they stay ours.
+            let (user, group) = wanted.owner;
+            let _ = std::os::unix::fs::chown(&path, Some(user), Some(group));
             files.push(file.clone());
             Ok(file)
         };

@@ -18,6 +18,35 @@ from evener.gunicorn.config import Config
 BOOTING = "[booting]"
 
 
+class Listener:
+    """A socket that clients connect to. The program has it; here is what can be said about it."""
+
+    def __init__(self, text: str, name: Any) -> None:
+        self._text = text
+        self._name = name
+        self.cfg_addr = name
+
+    def getsockname(self) -> Any:
+        """Host and port, or a path."""
+        return self._name
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def listeners(addresses: list[str], configured: list[Any]) -> list[Listener]:
+    """What the program listens on, told as texts, in the order of `bind`."""
+    found = []
+    for text, asked in zip(addresses, [*configured, *addresses], strict=False):
+        host, _, port = text.partition("://")[2].rpartition(":")
+        if host and port.isdigit():
+            found.append(Listener(text, (host.strip("[]"), int(port))))
+        else:
+            path = asked if isinstance(asked, str) else text
+            found.append(Listener(f"unix:{path}", path))
+    return found
+
+
 class Worker:
     """One worker, in the nursery and in the worker itself."""
 

@@ -12,7 +12,7 @@ from evener.application import Application as AsgiApplication
 from evener.application import CannotStart
 from evener.gunicorn import config as addresses
 from evener.gunicorn import log, worker_class
-from evener.gunicorn.arbiter import Application, Server, Worker
+from evener.gunicorn.arbiter import Application, Server, Worker, listeners
 from evener.gunicorn.config import Config
 from evener.gunicorn.life import Life
 from evener.gunicorn.loading import load_target
@@ -130,7 +130,7 @@ class Household:
             case "count":
                 server.count(words["count"])
             case "listening":
-                server.LISTENERS = words["addresses"]
+                server.LISTENERS = listeners(words["addresses"], self.cfg.address)
             case "note":
                 for name, value in words["server"].items():
                     setattr(server, name, value)

@@ -84,7 +84,10 @@ class Life(serving.Life):
 
     def _aborted(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.worker.alive = False
-        self.cfg.worker_abort(self.worker)
+        try:
+            self.cfg.worker_abort(self.worker)
+        except Exception:  # it ends all the same
+            self.worker.log.exception("exception in worker_abort")
         sys.exit(1)
 
 

@@ -86,7 +86,7 @@ class Log:
             logger.removeHandler(handler)
         self._handlers.clear()
         level = logging.getLevelName(cfg.loglevel.upper())
-        level = level if isinstance(level, int) else logging.INFO
+        self.loglevel = level = level if isinstance(level, int) else logging.INFO
         capture_if_asked(cfg)
         handler = file_handler(cfg.errorlog, cfg, sys.stderr)
         handler.setFormatter(logging.Formatter(FORM, DATE))

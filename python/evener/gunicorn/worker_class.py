@@ -57,7 +57,8 @@ def provide_if_needed() -> None:
     try:
         importlib.import_module("gunicorn.glogging")
     except ImportError:
-        package = sys.modules.setdefault("gunicorn", types.ModuleType("gunicorn", STAND_IN))
+        package = sys.modules.get("gunicorn") or types.ModuleType("gunicorn", STAND_IN)
+        sys.modules["gunicorn"] = package
         module = types.ModuleType("gunicorn.glogging", STAND_IN)
         module.Logger = log.Log  # type: ignore[attr-defined]
         module.SafeAtoms = log.Atoms  # type: ignore[attr-defined]
