@@ -309,7 +309,7 @@ def pre_fork(server, worker):
 
 def post_worker_init(worker):
     look("post_worker_init", None, worker)
-    note("post_worker_init", worker, callable(worker.wsgi), worker.app.app_uri)
+    note("post_worker_init", worker, callable(worker.asgi), worker.app.app_uri)
 
 
 def child_exit(server, worker):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -211,7 +212,7 @@ def test_hooks_that_print_are_seen_in_gunicorns_order(tmp_path: Path) -> None:
                 lines.append(line.strip())
 
         until(2, "forked", lines, process.stdout)
-        eventually(lambda p=port: answers_on(p), "it answers", 30, 0.05)
+        eventually(partial(answers_on, port), "it answers", 30, 0.05)
         process.send_signal(signal.SIGHUP)
         until(4, "forked", lines, process.stdout)
         process.terminate()

@@ -63,7 +63,9 @@ class Worker:
         self.aborted = False
         self.alive = True
         self.reloader = None
+        # uvicorn's worker class calls it `wsgi`, gunicorn's own `asgi`.
         self.wsgi: Any = None
+        self.asgi: Any = None
         self.nr = 0
         most, jitter = server.cfg.max_requests, server.cfg.max_requests_jitter
         self.max_requests = most + randint(0, jitter) if most else sys.maxsize  # noqa: S311
@@ -124,7 +126,8 @@ class Server:
         self.address = app.cfg.address
         self.timeout = app.cfg.timeout
         self.proc_name = app.cfg.proc_name
-        self.worker_class = app.cfg.worker_class
+        named = app.cfg.worker_class
+        self.worker_class: type = named if isinstance(named, type) else Worker
 
     @property
     def num_workers(self) -> int | None:

@@ -111,9 +111,9 @@ class Config:
         return [address(text) for text in self.settings["bind"].value]
 
     @property
-    def is_ssl(self) -> bool:
-        """Whether a certificate or its key was given."""
-        return bool(self.settings["certfile"].value or self.settings["keyfile"].value)
+    def is_ssl(self) -> Any:
+        """The certificate or its key, if one was given."""
+        return self.settings["certfile"].value or self.settings["keyfile"].value
 
     @property
     def ssl_options(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Life(serving.Life):
         except CannotStart as error:
             error.status = APP_LOAD_ERROR
             raise
-        self.worker.wsgi = app
+        self.worker.wsgi = self.worker.asgi = app
         before, after = self.cfg.hook("pre_request"), self.cfg.hook("post_request")
         log = self.worker.log
         write = log.access if logs.access_in_python(self.cfg) else None
