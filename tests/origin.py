@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qs
 
 Behaviour = Callable[["Connection"], bool]
 BEHAVIOURS: dict[str, Behaviour] = {}
 EVENTS: list[str] = []
+GO = threading.Semaphore(0)
 NAME = os.environ.get("ORIGIN_NAME", "")
 
 
@@ -177,8 +179,9 @@ def early_close(it: Connection) -> bool:
 
 @behaviour("/echo-as-it-comes")
 def echo_as_it_comes(it: Connection) -> bool:
-    """Sends each piece of the body back at once, close-delimited."""
-    it.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    """Sends each piece of the body back at once, close-delimited; the query is the media type."""
+    kind = f"Content-Type: {it.query}\r\n" if it.query else ""
+    it.send(f"HTTP/1.1 200 OK\r\nConnection: close\r\n{kind}\r\n".encode())
     left = int(it.field("content-length") or 0)
     while left:
         data = it.buffer or it.peer.recv(65536)
@@ -188,6 +191,51 @@ def echo_as_it_comes(it: Connection) -> bool:
         it.send(data)
         left -= len(data)
     return False
+
+
+@behaviour("/reply")
+def reply(it: Connection) -> bool:
+    """Answers as the query says: status, size of the body, fields (`f=Name:value`), chunked."""
+    it.body()
+    asked = parse_qs(it.query, keep_blank_values=True)
+    body = b"0123456789abcdef" * (int(asked.get("size", ["0"])[0]) // 16)
+    status = asked.get("status", ["200 OK"])[0]
+    fields = asked.get("f", [])
+    bodiless = it.head.startswith(b"HEAD") or status[:3] in ("204", "304")
+    if "chunked" not in asked:
+        lines = [f"HTTP/1.1 {status}", *fields]
+        lines += [] if status[:3] in ("204", "304") else [f"Content-Length: {len(body)}"]
+        it.send("\r\n".join(lines).encode() + b"\r\n\r\n" + (b"" if bodiless else body))
+        return True
+    lines = [f"HTTP/1.1 {status}", "Transfer-Encoding: chunked", *fields]
+    it.send("\r\n".join(lines).encode() + b"\r\n\r\n")
+    for start in range(0, len(body) if not bodiless else 0, 4096):
+        piece = body[start : start + 4096]
+        it.send(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+    if not bodiless:
+        it.send(b"0\r\n\r\n")
+    return True
+
+
+@behaviour("/sse")
+def server_sent_events(it: Connection) -> bool:
+    """Sends an event, and the next one each time that `/sse-go` is asked for; three in all."""
+    it.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+    it.send(b"Transfer-Encoding: chunked\r\n\r\n")
+    for number in range(3):
+        event = f"data: {number}\n\n".encode()
+        it.send(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+        if number < 2:
+            GO.acquire(timeout=20)
+    it.send(b"0\r\n\r\n")
+    return True
+
+
+@behaviour("/sse-go")
+def let_events_go(it: Connection) -> bool:
+    """See `/sse`."""
+    GO.release()
+    return it.answer(b"")
 
 
 @behaviour("/slow-head")

@@ -25,8 +25,7 @@ import asyncio
 import os
 import sys
 import tempfile
-
-NAMES = ["COLOUR", "EVENER_WORKER"]
+import time
 
 
 async def app(scope, receive, send):
@@ -40,6 +39,8 @@ async def app(scope, receive, send):
         print("printed by the application")
         sys.stderr.write("complained by the application\\n")
         sys.stderr.flush()
+    if scope["path"] == "/stand":
+        time.sleep(60)
     if scope["path"] == "/wait":
         await asyncio.sleep(0.5)
     told = {
@@ -347,6 +348,17 @@ def test_worker_connections_is_the_most_that_a_worker_has_at_once(begin: Begin) 
     for thread in asking:
         thread.join()
     assert time.monotonic() - began >= 1.4, "three of half a second, one after the other"
+
+
+def test_timeout_aborts_a_worker_that_stands_still(begin: Begin) -> None:
+    running = begin("timeout = 1\n")
+    asking = threading.Thread(target=status, args=(running, "/stand"))
+    asking.start()
+    running.until("post_worker_init", 2, 20)
+    asking.join()
+    assert running.count("worker_abort") == 1
+    assert "time.sleep(60)" in running.words() or "telling.py" in running.words(), "where it stood"
+    assert told(running)
 
 
 def status(running: Recorded, path: str = "/", *fields: str) -> int:

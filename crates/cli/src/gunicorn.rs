@@ -29,6 +29,7 @@ use crate::run::config;
 use crate::sockets::{Address, Owner, Sockets};
 use crate::start::{App, Start, runtime};
 use crate::statsd::Statsd;
+use crate::systemd::Activated;
 use crate::upgrade::Upgrade;
 use crate::{cpus, python};
 
@@ -131,7 +132,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "threads",
         "each worker serves on one event loop, as uvicorn's worker class does",
     ),
-    ("timeout", "a worker that stands still gets no requests"),
     (
         "worker_tmp_dir",
         "workers are watched through shared memory, not by a file that could be slow",
@@ -344,6 +344,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: settings.target.clone(),
         notes: resolved.notes.clone(),
         host: Some(host),
+        activated: Activated::default(),
         sockets: Some(Box::new(move |backlog| {
             Sockets::open(&addresses, backlog, owner).map_err(Failure::system)
         })),
@@ -409,6 +410,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
+    // gunicorn answers nothing by itself.
+    resolved.health.stand_in = false;
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,
@@ -416,6 +419,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         field_bytes: settings.bound("limit_request_field_size"),
         ..resolved.limits
     };
+    // gunicorn answers nothing that the application does not.
+    resolved.health.stand_in = false;
     resolved.timeouts = Timeouts {
         first_byte: None,
         response_gap: None,
@@ -443,6 +448,11 @@ fn flags(settings: &Loaded) -> Vec<String> {
         add("limit-max-requests", number("max_requests"));
         add("limit-max-requests-jitter", number("max_requests_jitter"));
     }
+    let stall = match settings.number("timeout") {
+        0 => "off".to_owned(),
+        seconds => seconds.to_string(),
+    };
+    add("timeout-worker-stall", stall);
     let grace = kwargs("timeout_graceful_shutdown").unwrap_or(number("graceful_timeout"));
     add("timeout-graceful-shutdown", grace);
     let level = settings.text("loglevel").unwrap_or("info").to_lowercase();

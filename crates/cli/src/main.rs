@@ -4,11 +4,13 @@
 mod application;
 mod args;
 mod balancer;
+mod budget;
 mod changes;
 mod client;
 mod cpus;
 mod env_file;
 mod failure;
+mod generate;
 mod gunicorn;
 mod logs;
 mod manners;
@@ -27,6 +29,7 @@ mod sockets;
 mod source;
 mod start;
 mod statsd;
+mod systemd;
 mod tls;
 mod upgrade;
 mod upkeep;
@@ -112,6 +115,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => shown(client::reload(arguments)),
         Command::Scale(arguments) => shown(client::scale(arguments)),
         Command::Drain(arguments) => shown(client::drain(arguments)),
+        Command::Generate(arguments) => generate::generate(arguments).map(print),
         Command::Version => {
             print(format!("evener {}\n", env!("CARGO_PKG_VERSION")));
             Ok(())

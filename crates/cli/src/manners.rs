@@ -29,11 +29,15 @@ impl Running {
         if self.stopping.is_none() {
             self.begin_to_stop();
             self.stopping = Some(Stopping {
+                announced: None,
                 deadline: now + self.grace,
                 workers_told: false,
             });
         } else if let Some(stopping) = &mut self.stopping {
             stopping.deadline = stopping.deadline.min(now + HURRY);
+            if stopping.announced.take().is_some() {
+                self.edge.drain();
+            }
         }
         self.log.info(format_args!(
             "{why}: stopping without waiting for what is under way"
@@ -189,8 +193,11 @@ impl Running {
         else {
             return;
         };
+        // In this order: what is in flight later than the connections were counted is on them.
+        let closed = self.edge.is_closed();
+        let connections = self.edge.connections();
         let (in_flight, queued) = self.program.site.busy();
-        let done = self.edge.connections() <= in_flight && queued == 0;
+        let done = closed && connections <= in_flight && queued == 0;
         if (done || Instant::now() >= deadline)
             && let (Some(fleet), Some(resting)) = (&self.fleet, &mut self.resting)
         {

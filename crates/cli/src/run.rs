@@ -12,6 +12,7 @@ use crate::args::RunArguments;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::site::APP;
 use crate::start::{App, Start};
+use crate::systemd::Activated;
 use crate::{cpus, env_file, python, recipe};
 
 /// Runs until it is told to stop.
@@ -39,19 +40,14 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         logs: None,
         log_files: Vec::new(),
         statsd: None,
+        activated: Activated::default(),
     };
     start.run()
 }
 
 /// What the command line says about the application and its workers.
 pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let around = Surroundings {
-        cpus: cpus::available(),
-        variable: &variable,
-        terminal: std::io::stderr().is_terminal(),
-    };
-    let resolved = resolve(typed, &around)?;
+    let resolved = settings(typed)?;
     let application = find_application(typed, &resolved)?;
     let environment = environment(typed)?;
     let recipe = recipe::recipe(
@@ -70,6 +66,17 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
     })
 }
 
+/// What the command line says, here and now.
+pub(crate) fn settings(typed: &RunArguments) -> Result<Resolved, String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let around = Surroundings {
+        cpus: cpus::available(),
+        variable: &variable,
+        terminal: std::io::stderr().is_terminal(),
+    };
+    resolve(typed, &around)
+}
+
 /// One listener, and everything to the application.
 pub(crate) fn config(resolved: &Resolved) -> Config {
     Config {
@@ -77,6 +84,7 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
             name: resolved.listen.to_string(),
             address: resolved.listen.clone(),
             tls: resolved.tls.clone(),
+            https_redirect: None,
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],
         clusters: Vec::new(),
@@ -86,6 +94,8 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
         limits: resolved.limits.clone(),
         timeouts: resolved.timeouts.clone(),
         graceful_shutdown: resolved.grace,
+        drain_delay: resolved.drain_delay,
+        budgets: Vec::new(),
         trusted: resolved.trusted.clone(),
         response_fields: resolved.fields.clone(),
         health: resolved.health.clone(),

@@ -11,6 +11,7 @@ use crate::cpus;
 use crate::reread::{Loaded, Reread, load, parse};
 use crate::resolve::{AdminSettings, LogSettings};
 use crate::start::Start;
+use crate::systemd::Activated;
 
 /// Runs until it is told to stop.
 pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
@@ -41,6 +42,7 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         logs: None,
         log_files: Vec::new(),
         statsd: None,
+        activated: Activated::default(),
     };
     start.run()
 }

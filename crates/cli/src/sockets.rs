@@ -47,7 +47,7 @@ pub(crate) struct Sockets {
 
 /// Where the sockets come from, which decides who removes the files of unix sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub(crate) enum Origin {
     Made,
     /// From an older program: its affair until it is gone.
     Older,
@@ -178,7 +178,7 @@ impl Sockets {
 }
 
 /// Descriptors that whoever started us says we have.
-fn given() -> Result<Option<(Vec<OwnedFd>, Origin)>, String> {
+pub(crate) fn given() -> Result<Option<(Vec<OwnedFd>, Origin)>, String> {
     if let Ok(list) = std::env::var(INHERITED) {
         let (numbers, origin) = match list.strip_prefix(GIVEN) {
             Some(numbers) => (numbers, Origin::Given),

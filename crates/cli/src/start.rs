@@ -35,9 +35,9 @@ use crate::site::Site;
 use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
 use crate::statsd::Statsd;
+use crate::systemd::{Activated, Notifier};
 use crate::tls;
 use crate::upkeep::Upkeep;
-use crate::values::WORKERS_MAX;
 
 /// The name of a program that was given none.
 pub(crate) const DEFAULT_NAME: &str = "evener";
@@ -68,6 +68,8 @@ pub(crate) struct Start {
     pub(crate) log_files: Vec<LogFile>,
     /// Sends what is counted elsewhere, if that is asked for.
     pub(crate) statsd: Option<Statsd>,
+    /// Sockets that were opened for us, in the place of what we would open.
+    pub(crate) activated: Activated,
 }
 
 /// Makes sockets, given the length of their queues.
@@ -130,9 +132,25 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 
 impl Start {
     /// Runs until the program is told to stop.
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        let listeners = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
-        self.run_on(&runtime()?, listeners)
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let mut wanted = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
+        let mut activated = Activated::take().map_err(Failure::usage)?;
+        if self.reread.is_none() {
+            wanted = activated.in_place_of(wanted);
+        } else {
+            activated.lend(&mut wanted);
+            let unused = activated.unused(&wanted);
+            if !unused.is_empty() {
+                return Err(Failure::usage(format!(
+                    "sockets were opened for this program that no `[[listener]]` of {} names: {}; \
+                     give each an address there, or take it out of the socket unit",
+                    self.title,
+                    unused.join(", ")
+                )));
+            }
+        }
+        self.activated = activated;
+        self.run_on(&runtime()?, wanted)
     }
 
     /// The same on a runtime that is there already, with these listeners.
@@ -227,6 +245,7 @@ impl Start {
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
+            drain_delay: self.config.drain_delay,
             shards: self.shards,
             edge,
             program,
@@ -234,6 +253,8 @@ impl Start {
             signals,
             orders: received,
             upkeep,
+            activated: self.activated,
+            notifier: Notifier::from_environment(),
             changes,
             reread: self.reread,
             stopping: None,
@@ -363,6 +384,7 @@ fn supervisor(
     log: &Log,
 ) -> Result<(Supervisor, Handle), Failure> {
     let resolved = &app.resolved;
+    let shares = resolved.shares.as_ref();
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent
         .filter(|path| path.is_dir())
@@ -375,7 +397,10 @@ fn supervisor(
     let settings = Settings {
         recipe: app.recipe.clone(),
         count: resolved.count,
-        count_max: WORKERS_MAX,
+        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
+        count_max_reason: shares.map(|shares| shares.reason.clone()),
+        processes_max: shares.map_or(usize::MAX, |shares| shares.processes_max),
+        relief: resolved.relief,
         patience: Patience {
             startup: resolved.startup,
             grace: resolved.grace,
@@ -384,13 +409,14 @@ fn supervisor(
             settle: (!matches!(resolved.worker, Worker::Command { .. })).then_some(SETTLE),
         },
         restart: RestartPolicy::default(),
-        requests_max: resolved.requests_max,
+        recycle: resolved.recycle,
+        stall: resolved.stall,
         page_slots: resolved.in_flight_max,
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         oldest_first: app.as_gunicorn,
         waits_when_broken: resolved.reload.is_some(),
-        environment: Vec::new(),
+        environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),
         seed: u64::from(since.subsec_nanos()) ^ u64::from(std::process::id()) << 32,
     };
@@ -398,8 +424,15 @@ fn supervisor(
         cluster: Arc::clone(cluster),
         in_flight_max: resolved.in_flight_max,
     };
-    Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
-        .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))
+    let relieved = settings.relief.is_some();
+    let (supervisor, handle) =
+        Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
+            .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))?;
+    if relieved {
+        let alarmed = handle.clone();
+        cluster.set_alarm(Box::new(move || alarmed.alarm()));
+    }
+    Ok((supervisor, handle))
 }
 
 /// The admin socket and the name it is found by. A program that was given no name makes way for

@@ -7,6 +7,7 @@ use crate::values::{self, ListenAddress, Target};
 
 mod app;
 mod cluster;
+mod filters;
 mod route;
 
 pub(crate) use app::app_keys;
@@ -69,6 +70,20 @@ form!(
     false,
     ["nosniff"],
     values::field_value
+);
+form!(
+    FIELD_NAME,
+    "the name of a header field",
+    false,
+    ["X-Api-Version"],
+    values::field_name
+);
+form!(
+    ORIGIN,
+    "an origin",
+    false,
+    ["https://example.com", "https://*.example.com", "*"],
+    values::origin
 );
 form!(
     TEMPLATE,
@@ -162,8 +177,8 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
 
 use Default::{Absent, Required, Said, Value};
 use Kind::{
-    Deadline, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables,
-    Text, Time, Whole, Word,
+    Deadline, Either, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf,
+    Tables, Text, Time, Whole, Word,
 };
 
 /// The whole file.
@@ -221,6 +236,12 @@ pub static ROOT: Table = Table {
             "Where the admin API is.",
         ),
         key(
+            "budget",
+            Named(&BUDGET),
+            Absent,
+            "What all workers of `[app]` share, by name.",
+        ),
+        key(
             "shards",
             Formed(&SHARDS),
             Value("\"auto\""),
@@ -276,6 +297,12 @@ static LISTENER: Table = Table {
             "By which routes call it.",
         ),
         key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
+        key(
+            "https_redirect",
+            Either(&[Flag, Whole(1, 65_535)]),
+            Value("false"),
+            "Every client is sent to `https`, to port 443 or this one, by 308; only the health paths are answered.",
+        ),
     ],
 };
 
@@ -451,6 +478,12 @@ static TIMEOUTS: Table = Table {
             Value("\"30s\""),
             "Time for requests under way when a worker or the program goes.",
         ),
+        key(
+            "drain_delay",
+            Time,
+            Value("\"0s\""),
+            "After SIGTERM, so long `readiness_path` answers 503 and all is served as before.",
+        ),
     ],
 };
 
@@ -515,6 +548,19 @@ static LOG: Table = Table {
             "Colours in the logs.",
         ),
     ],
+};
+
+static BUDGET: Table = Table {
+    title: "[budget.NAME]",
+    doc: "Something outside, such as a database, that bears only so many connections. Each worker is told its share \
+in the variable `EVENER_BUDGET_NAME`, and there are never so many workers at once that the shares exceed the budget: \
+those that drain and those that replace them count.",
+    keys: &[key(
+        "connections",
+        Whole(1, 10_000_000),
+        Required,
+        "Connections for all workers together.",
+    )],
 };
 
 static ADMIN: Table = Table {

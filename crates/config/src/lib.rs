@@ -8,6 +8,7 @@
 
 mod definition;
 mod error;
+mod filters;
 mod keys;
 mod model;
 mod near;
@@ -21,11 +22,15 @@ pub mod values;
 
 pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
+pub use filters::{
+    Coding, Compress, Cors, FieldEdits, Files, Filters, Fixed, OriginPattern, PathRewrite,
+    Redirect, RequestIdRule, SecurityField, Symlinks,
+};
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, CheckKind, Cluster, Config, Dns, Endpoint, Flag, HealthCheck,
-    HealthPaths, HostPattern, Limits, Listener, ListenerTls, Log, Matcher, PathPattern, Resend,
-    Route, Timeouts, TrustedPeers, ValuePattern,
+    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, Config, Dns, Endpoint, Flag,
+    HealthCheck, HealthPaths, HostPattern, Limits, Listener, ListenerTls, Log, Matcher,
+    PathPattern, Resend, Route, Timeouts, TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

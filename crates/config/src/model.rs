@@ -9,6 +9,7 @@ use evener_policy::balance::Method;
 use evener_policy::next_upstream::Rules;
 use evener_policy::{budget, health, outlier};
 
+use crate::filters::{Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
 
@@ -33,6 +34,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Time for requests under way when the program or a worker goes.
     pub graceful_shutdown: Duration,
+    /// How long a stop is announced on the readiness path before it begins.
+    pub drain_delay: Duration,
+    /// What all workers of the application share, in the order of their names.
+    pub budgets: Vec<Budget>,
     /// Whose `X-Forwarded-*` header fields are believed.
     pub trusted: TrustedPeers,
     /// Header fields added to every response.
@@ -56,6 +61,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// How its clients speak TLS, if they do.
     pub tls: Option<ListenerTls>,
+    /// Every client is sent to `https` at this port.
+    pub https_redirect: Option<u16>,
 }
 
 /// How the clients of a listener speak TLS.
@@ -89,6 +96,10 @@ pub struct Route {
     pub sticky: Option<Template>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
+    /// What is done to them on their way.
+    pub filters: Filters,
+    /// It is taken before all others, whatever they say.
+    pub first: bool,
 }
 
 /// When a request whose endpoint failed it may go to another one.
@@ -123,6 +134,8 @@ impl Route {
             key: BalanceKey::None,
             sticky: None,
             resend: Resend::Safe,
+            filters: Filters::default(),
+            first: false,
         }
     }
 }
@@ -132,6 +145,31 @@ impl Route {
 pub enum Action {
     /// It goes to this cluster.
     Cluster(String),
+    /// The client is sent elsewhere.
+    Redirect(Redirect),
+    /// It gets this answer.
+    Respond(Fixed),
+    /// It gets a file.
+    Files {
+        /// Which.
+        files: Files,
+        /// Where it goes when there is no such file.
+        otherwise: Option<String>,
+    },
+}
+
+impl Action {
+    /// The cluster that requests may go to.
+    pub fn cluster(&self) -> Option<&str> {
+        match self {
+            Action::Cluster(name)
+            | Action::Files {
+                otherwise: Some(name),
+                ..
+            } => Some(name),
+            _ => None,
+        }
+    }
 }
 
 /// The conditions of a route; all must hold. An empty list is no condition.
@@ -188,6 +226,17 @@ pub enum ValuePattern {
     Exact(String),
     /// This expression finds something in it.
     Regex(regex::bytes::Regex),
+}
+
+/// Something outside that bears only so many connections, shared by all workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// What it is called.
+    pub name: String,
+    /// Connections for all workers together.
+    pub connections: u64,
+    /// Where that is said, in bytes from the beginning of the file.
+    pub offset: usize,
 }
 
 /// A named set of endpoints.
@@ -457,6 +506,9 @@ pub struct HealthPaths {
     pub liveness: Option<String>,
     /// Answers 200 when a worker can take a request, 503 when none can or the edge drains.
     pub readiness: Option<String>,
+    /// Whether `/health/liveness` and `/health/readiness` are answered in the same way where the
+    /// application has nothing there and no other path is set.
+    pub stand_in: bool,
 }
 
 impl TrustedPeers {

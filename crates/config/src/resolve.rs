@@ -2,6 +2,7 @@
 //! is inherited from where. All errors are noted, none ends the work.
 
 mod clusters;
+mod filters;
 mod routes;
 mod sharing;
 
@@ -10,8 +11,8 @@ use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log, Timeouts,
-    TrustedPeers,
+    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log,
+    Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -48,6 +49,11 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             .section("timeouts")
             .and_then(|section| section.time("graceful_shutdown"))
             .unwrap_or(std::time::Duration::from_secs(30)),
+        drain_delay: root
+            .section("timeouts")
+            .and_then(|section| section.time("drain_delay"))
+            .unwrap_or_default(),
+        budgets: budgets(root, app.is_some(), findings),
         // Each was looked at when it was read.
         trusted: TrustedPeers::of(peers).unwrap_or(TrustedPeers::Networks {
             networks: Vec::new(),
@@ -57,6 +63,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
         health: HealthPaths {
             liveness: root.text("liveness_path").map(str::to_owned),
             readiness: root.text("readiness_path").map(str::to_owned),
+            stand_in: false,
         },
         dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),
@@ -162,6 +169,27 @@ fn admin(section: &Section) -> Admin {
     }
 }
 
+fn budgets(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<Budget> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for (name, span, node) in root.named("budget") {
+        if !has_app {
+            let message = format!("`budget.{name}` is shared by workers, and there is no `[app]`");
+            findings.add(span, message);
+        }
+        let Some(section) = node.as_section() else {
+            continue;
+        };
+        budgets.push(Budget {
+            name: name.clone(),
+            connections: section.whole("connections").unwrap_or(0),
+            offset: section
+                .key_span("connections")
+                .map_or(span.start, |key| key.start),
+        });
+    }
+    budgets
+}
+
 fn response_fields(root: &Section, findings: &mut Findings) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for (name, span, node) in root.named("response_fields") {
@@ -220,7 +248,22 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
             let own = section.key_span("tls").unwrap_or(&node.span);
             findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
         }
-        let listener = Listener { name, address, tls };
+        let https_redirect = match section.get("https_redirect").map(|node| &node.value) {
+            Some(Value::Flag(true)) => Some(443),
+            Some(Value::Whole(port)) => u16::try_from(*port).ok(),
+            _ => None,
+        };
+        if let (Some(_), Some(_), Some(own)) =
+            (&tls, https_redirect, section.key_span("https_redirect"))
+        {
+            findings.add(own, "`https_redirect` is for listeners without `tls`");
+        }
+        let listener = Listener {
+            name,
+            address,
+            tls,
+            https_redirect,
+        };
         list.push((listener, node.span.clone()));
     }
     if !root.has("listener") {
@@ -234,6 +277,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 name: address.to_string(),
                 address,
                 tls: None,
+                https_redirect: None,
             }];
         }
         findings.add(
@@ -317,7 +361,10 @@ fn app(section: &Section) -> App {
             Value::Text(text) => add(name, Some(text.clone())),
             Value::Whole(number) | Value::Size(number) => add(name, Some(number.to_string())),
             Value::Fraction(number) => add(name, Some(number.to_string())),
-            Value::Time(time) => add(name, Some(time.as_secs_f64().to_string())),
+            Value::Time(time) | Value::Deadline(Some(time)) => {
+                add(name, Some(time.as_secs_f64().to_string()));
+            }
+            Value::Deadline(None) => add(name, Some("off".to_owned())),
             _ => {}
         }
     }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::filters::OriginPattern;
+
 /// A number of bytes: `4096`, `64k`, `1m`, `2GiB` (powers of 1024).
 pub fn size(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
@@ -361,6 +363,46 @@ pub fn method(text: &str) -> Result<String, String> {
 
 fn is_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
+}
+
+/// An origin as browsers send it: scheme, host and perhaps a port, in small letters.
+pub fn origin(text: &str) -> Result<OriginPattern, String> {
+    if text == "*" {
+        return Ok(OriginPattern::Any);
+    }
+    let wrong = || {
+        format!(
+            "`{text}` is not an origin: write https://example.com, https://example.com:8443 or \
+             https://*.example.com"
+        )
+    };
+    let lower = text.to_ascii_lowercase();
+    if lower == "null" {
+        return Err(
+            "`null` is the origin of whoever hides theirs: it cannot be trusted".to_owned(),
+        );
+    }
+    let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let good_port = port.is_none_or(|port| port.parse::<u16>().is_ok());
+    let below = host.strip_prefix("*.");
+    let name = below.unwrap_or(host);
+    let literal = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    if scheme.is_empty() || !scheme.chars().all(plain) || !good_port || !(literal || is_name(name))
+    {
+        return Err(wrong());
+    }
+    Ok(match below {
+        Some(_) => OriginPattern::Below {
+            scheme: format!("{scheme}://"),
+            suffix: rest[1..].to_owned(),
+        },
+        None => OriginPattern::Exact(lower),
+    })
 }
 
 /// The value of a header field, or a part of it: no control characters.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
-    Action, BalanceKey, CheckKind, Config, Errors, HostPattern, PathPattern, Template,
-    ValuePattern, read, reference, schema,
+    Action, BalanceKey, CheckKind, Config, Errors, Fixed, HostPattern, OriginPattern, PathPattern,
+    Redirect, RequestIdRule, Template, ValuePattern, read, reference, schema,
 };
 use evener_policy::balance::{Measure, Method};
 
@@ -338,4 +338,135 @@ fn the_committed_pages_are_up_to_date() {
             "docs/{name} is not what `keys.rs` says: EVENER_WRITE=1 cargo test -p evener-config"
         );
     }
+}
+
+/// A file with one cluster, and a route to it that says this besides.
+fn routed(more: &str) -> String {
+    format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[cluster.a]\nendpoints = [\"127.0.0.1:1\"]\n\
+         [[route]]\n{more}\n"
+    )
+}
+
+#[test]
+fn filters_of_routes() {
+    let config = good(&routed(
+        "cluster = \"a\"\nstrip_prefix = \"/api/\"\n\
+         rewrite = [{ regex = \"^/a/(.*)$\", to = \"/b/$1?x=$arg_y\" }, { regex = \"^/c\", to = \"/d?\" }]\n\
+         request_id = \"keep\"\nsecurity_headers = { frame_options = \"off\" }\ncompress = { level = 9 }\n\
+         request_fields = { set = { Host = \"x\", X-A = \"$remote_addr\" }, remove = \"X-B\" }\n\
+         response_fields = { rename = { X-C = \"X-D\" } }\n\
+         cors = { origins = [\"https://A.test\", \"https://*.b.test:8443\"], headers = \"X-E\", credentials = true }",
+    ));
+    let filters = &config.routes[0].filters;
+    assert_eq!(filters.strip_prefix.as_deref(), Some("/api"));
+    let [first, second] = &filters.rewrite[..] else {
+        panic!("two rewrites")
+    };
+    assert_eq!(first.path, Template::parse("/b/$1").unwrap());
+    assert_eq!(first.query, Some(Template::parse("x=$arg_y").unwrap()));
+    assert!(!first.drop_query && second.drop_query);
+    assert_eq!(filters.request_id, RequestIdRule::Keep);
+    let names: Vec<_> = filters.security.iter().map(|field| field.name).collect();
+    assert_eq!(
+        names,
+        [
+            "Strict-Transport-Security",
+            "X-Content-Type-Options",
+            "Referrer-Policy"
+        ]
+    );
+    let compress = filters.compress.as_ref().unwrap();
+    assert_eq!((compress.level, compress.min_bytes), (9, 1024));
+    // `true` means the defaults of the table.
+    let on = good(&routed("cluster = \"a\"\ncompress = true"));
+    let table = good(&routed("cluster = \"a\"\ncompress = {}"));
+    assert_eq!(
+        on.routes[0].filters.compress,
+        table.routes[0].filters.compress
+    );
+    assert_eq!(filters.request.set.len(), 2);
+    assert_eq!(
+        filters.cors.as_ref().unwrap().origins[1],
+        OriginPattern::Below {
+            scheme: "https://".to_owned(),
+            suffix: ".b.test:8443".to_owned()
+        }
+    );
+}
+
+#[test]
+fn answers_of_our_own() {
+    let text = routed("redirect = \"https://$host$request_uri\"")
+        + "[[route]]\npath = \"/gone\"\nrespond = 410\n\
+           [[route]]\npath = \"/r\"\nredirect = { to = \"/x\", status = \"301\" }\n\
+           [[route]]\npath = \"/s\"\nfiles = \"/srv\"\ncluster = \"a\"\n\
+           [[route]]\npath = \"/t\"\nfiles = { root = \"/srv\", precompressed = \"off\" }\n";
+    let config = good(&text);
+    let actions: Vec<&Action> = config.routes.iter().map(|route| &route.action).collect();
+    assert!(matches!(
+        actions[0],
+        Action::Redirect(Redirect { status: 307, .. })
+    ));
+    assert!(matches!(
+        actions[1],
+        Action::Respond(Fixed { status: 410, .. })
+    ));
+    assert!(matches!(
+        actions[2],
+        Action::Redirect(Redirect { status: 301, .. })
+    ));
+    assert_eq!(actions[3].cluster(), Some("a"));
+    let Action::Files { files, otherwise } = actions[4] else {
+        panic!("{:?}", actions[4])
+    };
+    assert_eq!(otherwise, &None);
+    assert!(files.precompressed.is_empty() && files.index == ["index.html"]);
+}
+
+#[test]
+fn filters_that_cannot_work_are_refused() {
+    for (more, word) in [
+        (
+            "cluster = \"a\"\nredirect = \"/x\"",
+            "a route has only one of `cluster` and `redirect`",
+        ),
+        ("respond = 200\nredirect = \"/x\"", "only one of"),
+        ("respond = 200\ncompress = true", "`compress` has no effect"),
+        ("respond = 99", "`99` is not a whole number from 200 to 599"),
+        (
+            "cluster = \"a\"\nrequest_fields = { remove = \"Content-Length\" }",
+            "belongs to the connection",
+        ),
+        (
+            "cluster = \"a\"\nrequest_fields = { remove = \"host\" }",
+            "`Host` can only be `set`",
+        ),
+        (
+            "cluster = \"a\"\ncors = { origins = \"*\", credentials = true }",
+            "any page act as your users",
+        ),
+        (
+            "cluster = \"a\"\ncors = { origins = \"example.com\" }",
+            "is not an origin",
+        ),
+        (
+            "cluster = \"a\"\nrewrite = { regex = \"^/(a)\", to = \"/$2\" }",
+            "no group 2",
+        ),
+        (
+            "files = { root = \"/srv\", index = \"../x\" }",
+            "is not the name of a file",
+        ),
+        (
+            "cluster = \"a\"\ncompress = { types = \"html\" }",
+            "is not a media type",
+        ),
+    ] {
+        let said = said(&routed(more));
+        assert!(said.contains(word), "{more}: {said}");
+    }
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nhttps_redirect = true\ntls = { cert = \"c\" }\n\
+                [[route]]\nrespond = 200\n";
+    assert!(said(text).contains("for listeners without `tls`"));
 }

@@ -2,6 +2,7 @@
 //! over.
 
 use crate::admit;
+use crate::answer;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::respond;
@@ -81,6 +82,14 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             });
             of(moved, timeouts.tunnel_idle, Timer::TunnelIdle)
         }
+        Phase::Local => earliest([
+            of(
+                session.output_moved_ms.max(since),
+                timeouts.send_gap,
+                Timer::SendGap,
+            ),
+            whole_request(session, core),
+        ]),
         Phase::Flush => of(
             session.output_moved_ms.max(since),
             timeouts.send_gap,
@@ -139,7 +148,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
         Timer::HeadRead if session.is_idle() => Flow::Close,
         Timer::HeadRead => {
             let error = ProxyError::downstream(Stage::Decode, Kind::HeadTimeout);
-            respond::refuse(session, core, &error)
+            answer::refuse(session, core, &error)
         }
         Timer::QueueWait => {
             admit::leave_queue(session, core);
@@ -188,7 +197,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
 }
 
 fn refuse(session: &mut Session, core: &mut Core, error: ProxyError) -> Flow {
-    respond::refuse(session, core, &error)
+    answer::refuse(session, core, &error)
 }
 
 fn close(session: &mut Session, core: &mut Core) -> Flow {

@@ -51,6 +51,10 @@ pub(crate) enum Kind {
     HeadTimeout,
     BodyTimeout,
     NoRoute,
+    /// A route serves files, and there is none of that name.
+    NoFile,
+    /// The response could not be compressed.
+    Encoding(io::ErrorKind),
     QueueFull,
     QueueTimeout,
     /// No endpoint is there that could serve.
@@ -103,7 +107,8 @@ impl ProxyError {
             Kind::Body(_) => 400,
             Kind::BodyTooLarge => 413,
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
-            Kind::NoRoute => 404,
+            Kind::NoRoute | Kind::NoFile => 404,
+            Kind::Encoding(_) => 500,
             Kind::QueueFull | Kind::QueueTimeout => 503,
             Kind::NobodyAlive
             | Kind::ConnectFailed(_)
@@ -131,6 +136,8 @@ impl ProxyError {
             Kind::BodyTooLarge => "the request body is larger than this server takes",
             Kind::HeadTimeout => "the request head did not arrive in time",
             Kind::BodyTimeout => "the request body did not arrive in time",
+            Kind::NoFile => "there is no such file",
+            Kind::Encoding(_) => "the response could not be compressed",
             Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
             Kind::QueueTimeout => "no worker was free in time; try again later",
@@ -160,7 +167,8 @@ impl ProxyError {
             Kind::BodyTooLarge => ErrorKind::BodyTooLarge,
             Kind::HeadTimeout => ErrorKind::HeaderReadTimeout,
             Kind::BodyTimeout => ErrorKind::BodyGapTimeout,
-            Kind::NoRoute => ErrorKind::NoRoute,
+            Kind::NoRoute | Kind::NoFile => ErrorKind::NoRoute,
+            Kind::Encoding(_) => ErrorKind::UpstreamMalformed,
             Kind::QueueFull => ErrorKind::QueueFull,
             Kind::QueueTimeout => ErrorKind::QueueTimeout,
             Kind::NobodyAlive => ErrorKind::NoWorker,

@@ -11,8 +11,10 @@
 
 mod accept;
 mod admit;
+mod answer;
 mod claims;
 mod cluster;
+mod compress;
 mod config;
 mod connect;
 mod core;
@@ -21,8 +23,11 @@ mod decode;
 mod endpoint;
 mod error;
 mod exchange;
+mod filter;
 mod forward;
 mod head;
+mod health_paths;
+mod local;
 mod pool;
 mod record;
 mod respond;
@@ -34,7 +39,7 @@ mod start;
 mod tunnel;
 mod variables;
 
-pub use cluster::{Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
+pub use cluster::{Alarm, Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
     EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
     TrustedPeers,

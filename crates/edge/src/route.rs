@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, BalanceKey, HostPattern, Matcher, PathPattern, Resend, Route, Template, Timeouts,
-    ValuePattern,
+    Action, BalanceKey, Filters, HostPattern, Matcher, PathPattern, Resend, Route, Template,
+    Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
 
@@ -24,6 +24,8 @@ type Routes = Vec<Arc<ActiveRoute>>;
 /// memory that expressions work in, is no business between shards.
 #[derive(Debug, Default)]
 pub(crate) struct RouteTable {
+    /// Before all others.
+    first: Routes,
     exact: HashMap<Box<[u8]>, Routes>,
     /// By what a host ends in, longest first.
     below: Vec<(Box<[u8]>, Routes)>,
@@ -36,7 +38,8 @@ pub(crate) struct RouteTable {
 /// A route as requests are held to it.
 #[derive(Debug)]
 pub(crate) struct ActiveRoute {
-    pub(crate) cluster: Arc<Cluster>,
+    /// Where requests go, if they do.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) body_bytes: Option<u64>,
     pub(crate) timeouts: Timeouts,
     /// What the cluster's method tells requests apart by.
@@ -45,7 +48,28 @@ pub(crate) struct ActiveRoute {
     pub(crate) sticky: Option<Template>,
     /// When a request may go to another endpoint.
     pub(crate) resend: Resend,
+    /// What is done besides passing requests on, if anything is.
+    pub(crate) treatment: Option<Box<Treatment>>,
     conditions: Conditions,
+}
+
+/// What a route does besides passing requests on.
+#[derive(Debug)]
+pub(crate) struct Treatment {
+    pub(crate) action: Action,
+    pub(crate) filters: Filters,
+}
+
+impl Treatment {
+    fn of(route: &Route) -> Option<Box<Treatment>> {
+        let plain = matches!(route.action, Action::Cluster(_)) && route.filters.is_empty();
+        (!plain).then(|| {
+            Box::new(Treatment {
+                action: route.action.clone(),
+                filters: route.filters.clone(),
+            })
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -80,20 +104,29 @@ impl RouteTable {
         ordered.sort_by_key(|route| specificity(&route.matcher));
         let mut table = RouteTable::default();
         for route in ordered {
-            let Action::Cluster(name) = &route.action;
-            let Some(cluster) = clusters.iter().find(|cluster| cluster.name() == name) else {
-                continue;
+            let named = |name| clusters.iter().find(|cluster| cluster.name() == name);
+            let cluster = match route.action.cluster() {
+                Some(name) => match named(name) {
+                    Some(cluster) => Some(cluster.clone()),
+                    None => continue,
+                },
+                None => None,
             };
             let active = Arc::new(ActiveRoute {
-                cluster: cluster.clone(),
+                cluster,
                 body_bytes: route.body_bytes,
                 timeouts: route.timeouts.clone(),
                 key: route.key.clone(),
                 sticky: route.sticky.clone(),
                 resend: route.resend,
+                treatment: Treatment::of(route),
                 conditions: Conditions::new(&route.matcher, listeners),
             });
-            table.insert(&route.matcher.hosts, &active);
+            if route.first {
+                table.first.push(active);
+            } else {
+                table.insert(&route.matcher.hosts, &active);
+            }
         }
         table
             .below
@@ -131,6 +164,11 @@ impl RouteTable {
         let (path, query) = split_query(target);
         let path = normal_path(path, &mut self.path);
         let holds = |route: &&Arc<ActiveRoute>| route.conditions.hold(asked, path, query);
+        if !self.first.is_empty()
+            && let Some(route) = self.first.iter().find(holds)
+        {
+            return Some(route);
+        }
         if self.exact.is_empty() && self.below.is_empty() {
             return self.any.iter().find(holds);
         }
@@ -146,6 +184,16 @@ impl RouteTable {
             .chain([&self.any])
             .flatten()
             .find(holds)
+    }
+}
+
+impl ActiveRoute {
+    /// The expression that its paths are held to.
+    pub(crate) fn expression(&self) -> Option<&regex::bytes::Regex> {
+        match &self.conditions.path {
+            PathPattern::Regex(regex) => Some(regex),
+            _ => None,
+        }
     }
 }
 
@@ -412,7 +460,7 @@ mod tests {
         };
         table
             .find(&asked)
-            .map(|route| route.cluster.name().to_owned())
+            .and_then(|route| Some(route.cluster.as_ref()?.name().to_owned()))
     }
 
     #[test]

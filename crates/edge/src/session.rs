@@ -12,9 +12,11 @@ use evener_policy::balance::Picking;
 use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
 use crate::endpoint::Endpoint;
+use crate::filter::Filtered;
 use crate::head::ResponseTerms;
+use crate::health_paths::Asked;
 use crate::pool::Upstream;
-use crate::route::ActiveRoute;
+use crate::route::{ActiveRoute, Treatment};
 use crate::shard::SessionKey;
 use crate::variables::ClientBytes;
 
@@ -31,6 +33,8 @@ pub(crate) enum Phase {
     Exchange,
     /// Bytes both ways after 101.
     Tunnel,
+    /// A request is being answered without an endpoint.
+    Local,
     /// Writing the rest of an answer of our own.
     Flush,
     /// Our side is closed; reading what the client still sends, so that it can read our answer.
@@ -135,6 +139,8 @@ pub(crate) struct Exchange {
     pub(crate) started_ns: u64,
     /// Where it goes, and by which bounds; `None` if the edge answers by itself.
     pub(crate) route: Option<Arc<ActiveRoute>>,
+    /// What the filters of the route keep for the response; `None` if it has none.
+    pub(crate) filtered: Option<Box<Filtered>>,
     pub(crate) request_body: BodyDecoder,
     pub(crate) request_body_bytes: u64,
     /// The request as the endpoint gets it: head and body, unsent from `sent` on.
@@ -149,6 +155,9 @@ pub(crate) struct Exchange {
     pub(crate) upload_moved_ms: u64,
     /// What the access log wants to know; empty without one.
     pub(crate) log: LogLine,
+
+    /// The health check that the edge answers if the application does not.
+    pub(crate) stand_in: Option<Asked>,
 
     // The attempt.
     /// The endpoint whose slot this request holds.
@@ -256,6 +265,7 @@ impl Exchange {
         self.wants_json = false;
         self.started_ns = now_ns;
         self.route = None;
+        self.filtered = None;
         self.request_body.reset(head.framing);
         self.request_body_bytes = 0;
         self.outgoing.clear();
@@ -265,6 +275,7 @@ impl Exchange {
         self.log.text.clear();
         self.log.fields.clear();
         self.log.request_fields = 0;
+        self.stand_in = None;
         self.endpoint = None;
         self.answered_by = None;
         self.upstream = None;
@@ -308,10 +319,15 @@ impl Exchange {
 
     /// The cluster it goes to.
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
-        let route = self.route.as_ref();
-        &route
-            .expect("only a request with a route has an endpoint")
-            .cluster
+        self.route
+            .as_ref()
+            .and_then(|route| route.cluster.as_ref())
+            .expect("only a request with a cluster has an endpoint")
+    }
+
+    /// What its route does besides passing it on.
+    pub(crate) fn treatment(&self) -> Option<&Treatment> {
+        self.route.as_ref()?.treatment.as_deref()
     }
 
     /// When it may go to another endpoint.

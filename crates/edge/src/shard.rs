@@ -1,6 +1,7 @@
 //! A shard: one thread, its listeners, its connections, and the loop that serves them.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
 use crate::admit;
+use crate::answer;
 use crate::cluster::{Cluster, Finished};
 use crate::config::EdgeConfig;
 use crate::connect;
@@ -22,7 +24,7 @@ use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
-use crate::respond;
+use crate::local;
 use crate::retry::{self, OfferState};
 use crate::route::ListenerNames;
 use crate::session::{Flow, Phase, Session};
@@ -66,6 +68,10 @@ pub(crate) enum ShardMessage {
         config: Arc<EdgeConfig>,
         listeners: Arc<ListenerNames>,
     },
+    /// Answer that we are not ready, so that no new clients are sent here; serve as before.
+    Leave,
+    /// Say that you are there.
+    Answer,
     /// Take no new connections, finish the rest.
     Drain,
     /// A drain is over: new connections are welcome again.
@@ -308,8 +314,12 @@ impl Shard {
                 ShardMessage::Configure { config, listeners } => {
                     self.core.configure(config, &listeners);
                 }
+                ShardMessage::Leave => self.core.leaving = true,
+                ShardMessage::Answer => {
+                    self.core.progress.answered.fetch_add(1, Ordering::Release);
+                }
                 ShardMessage::Drain => self.drain(),
-                ShardMessage::Resume => self.core.draining = false,
+                ShardMessage::Resume => self.resume(),
                 ShardMessage::Stop => self.stopping = true,
             }
         }
@@ -440,6 +450,14 @@ impl Shard {
                 self.close(index);
             }
         }
+        self.core.progress.closed.fetch_add(1, Ordering::Release);
+    }
+
+    /// Is open to new connections again, once there are listeners.
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.core.draining) {
+            self.core.progress.closed.fetch_sub(1, Ordering::Release);
+        }
     }
 
     fn go_on_with_yielded(&mut self) {
@@ -551,8 +569,9 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),
-            Phase::Flush => respond::flush_own(session, core),
-            Phase::Linger => respond::linger(session, core),
+            Phase::Local => local::advance(session, core),
+            Phase::Flush => answer::flush_own(session, core),
+            Phase::Linger => answer::linger(session, core),
         };
         if flow != Flow::Continue {
             return flow;

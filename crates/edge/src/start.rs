@@ -5,7 +5,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -15,7 +18,7 @@ use mio::Poll;
 
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, ListenAddress, ListenerSpec};
-use crate::core::{Core, Owner};
+use crate::core::{Core, Owner, Progress};
 use crate::route::ListenerNames;
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
@@ -29,6 +32,10 @@ pub struct Edge {
     clusters: Vec<Weak<Cluster>>,
     backlog: u32,
     connections: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    progress: Arc<Progress>,
+    /// Questions whether the shards are there.
+    asked: usize,
 }
 
 #[derive(Debug)]
@@ -99,12 +106,15 @@ impl Edge {
             clusters: Vec::new(),
             backlog: config.backlog,
             connections: Arc::new(AtomicUsize::new(0)),
+            progress: Arc::default(),
+            asked: 0,
         };
         let bound = edge.bind_new(&mut config, count)?;
         let names = bound.names();
         let config = Arc::new(config);
         for index in 0..count {
-            let shard = start_shard(&config, &names, telemetry, &edge.connections, index)?;
+            let counts = (&edge.connections, &edge.progress);
+            let shard = start_shard(&config, &names, telemetry, counts, index)?;
             edge.shards.push(shard);
         }
         edge.attach(&config.clusters);
@@ -234,6 +244,31 @@ impl Edge {
     /// Open connections of clients.
     pub fn connections(&self) -> usize {
         self.connections.load(Relaxed)
+    }
+
+    /// Whether, after [`Edge::drain`], every connection is among [`Edge::connections`]: none waits
+    /// in a backlog any more.
+    pub fn is_closed(&self) -> bool {
+        self.progress.closed.load(Acquire) >= self.shards.len()
+    }
+
+    /// Whether all shards have answered what was asked here last time; asks again if they have.
+    pub fn is_alive(&mut self) -> bool {
+        let alive = self.progress.answered.load(Acquire) >= self.asked;
+        if alive {
+            self.asked += self.shards.len();
+            for shard in &self.shards {
+                shard.postbox.post(ShardMessage::Answer);
+            }
+        }
+        alive
+    }
+
+    /// Answers on the readiness path that it is not ready, and serves as before.
+    pub fn leave(&self) {
+        for shard in &self.shards {
+            shard.postbox.post(ShardMessage::Leave);
+        }
     }
 
     /// Takes no new connections after those already in the backlog; finishes what is under way
@@ -367,7 +402,7 @@ fn start_shard(
     config: &Arc<EdgeConfig>,
     listeners: &ListenerNames,
     telemetry: &Telemetry,
-    connections: &Arc<AtomicUsize>,
+    (connections, progress): (&Arc<AtomicUsize>, &Arc<Progress>),
     index: usize,
 ) -> Result<RunningShard, StartError> {
     let poll = Poll::new()?;
@@ -379,6 +414,7 @@ fn start_shard(
         listeners,
         telemetry.shard(),
         connections.clone(),
+        progress.clone(),
     );
     let reserved = core.tokens.assign(Owner::Free);
     assert_eq!(reserved, MAILBOX, "the first token is the mailbox's");

@@ -2,13 +2,17 @@
 
 use std::net::IpAddr;
 
-use evener_config::{Part, Template, Variable};
-use evener_http1::{Version, write};
+use evener_config::{Part, RequestIdRule, Template, Variable};
+use evener_filters::Fill;
+use evener_http1::{FieldName, Version, write};
 use evener_net::Peer;
 
 use crate::config::TrustedPeers;
 use crate::head;
-use crate::route::{Asked, arguments, push_host, push_normal_path, split_query};
+use crate::route::{ActiveRoute, Asked, arguments, push_host, push_normal_path, split_query};
+
+/// Longest id that is taken from a client who is not trusted.
+const ID_BYTES_MAX: usize = 128;
 
 /// What variables are made of.
 pub(crate) struct Facts<'a> {
@@ -17,7 +21,16 @@ pub(crate) struct Facts<'a> {
     /// Whether the connection is secured by TLS.
     pub(crate) tls: bool,
     pub(crate) trusted: &'a TrustedPeers,
+    /// The id that it gets unless its own is kept.
     pub(crate) request_id: &'a [u8],
+    /// The route it takes, for what its expression found and whose ids it keeps.
+    pub(crate) route: Option<&'a ActiveRoute>,
+}
+
+impl Fill for Facts<'_> {
+    fn fill(&self, template: &Template, out: &mut Vec<u8>) {
+        Facts::fill(self, template, out);
+    }
 }
 
 impl Facts<'_> {
@@ -65,7 +78,7 @@ impl Facts<'_> {
             Variable::Scheme => {
                 out.extend_from_slice(if self.tls { b"https" } else { b"http" });
             }
-            Variable::RequestId => out.extend_from_slice(self.request_id),
+            Variable::RequestId => out.extend_from_slice(self.effective_id()),
             Variable::Method => out.extend_from_slice(head.method_span.of(bytes)),
             Variable::RequestUri => out.extend_from_slice(target),
             Variable::Uri => push_normal_path(path, out),
@@ -79,8 +92,46 @@ impl Facts<'_> {
                 Version::H10 => b"HTTP/1.0",
                 Version::H11 => b"HTTP/1.1",
             }),
-            // Without an expression there are no groups.
-            Variable::Group(_) => {}
+            Variable::Group(number) => self.push_group(*number, out),
+        }
+    }
+
+    /// Appends what a group of the route's expression found. Without one there are no groups.
+    fn push_group(&self, number: usize, out: &mut Vec<u8>) {
+        let Some(expression) = self.route.and_then(ActiveRoute::expression) else {
+            return;
+        };
+        let (path, _) = split_query(self.asked.head.path_and_query(self.asked.bytes));
+        let mut normal = Vec::new();
+        push_normal_path(path, &mut normal);
+        let captures = expression.captures(&normal);
+        let found = captures.as_ref().and_then(|captures| captures.get(number));
+        out.extend_from_slice(found.map(|found| found.as_bytes()).unwrap_or_default());
+    }
+
+    /// The id of the request as it is sent on.
+    pub(crate) fn effective_id(&self) -> &[u8] {
+        let treatment = self.route.and_then(|route| route.treatment.as_deref());
+        let rule = treatment.map_or(RequestIdRule::Trusted, |one| one.filters.request_id);
+        let own = match self.peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix => None,
+        };
+        let keeps = match rule {
+            RequestIdRule::Trusted => self.trusted.believes(own),
+            RequestIdRule::Keep => true,
+            RequestIdRule::New => false,
+        };
+        let field = self.asked.fields.first(FieldName::XRequestId);
+        let brought = field.map(|field| field.value.of(self.asked.bytes));
+        // What strangers send is kept only if it can be an id.
+        let can_be = |id: &&[u8]| {
+            !id.is_empty() && id.len() <= ID_BYTES_MAX && id.iter().all(u8::is_ascii_graphic)
+        };
+        match (keeps, brought, rule) {
+            (true, Some(id), RequestIdRule::Trusted) => id,
+            (true, Some(id), _) if can_be(&id) => id,
+            _ => self.request_id,
         }
     }
 
@@ -180,6 +231,7 @@ mod tests {
                 tls: false,
                 trusted: &TrustedPeers::parse(trusted).unwrap(),
                 request_id: b"id1",
+                route: None,
             };
             let mut out = Vec::new();
             facts.fill(&Template::parse(template).unwrap(), &mut out);

@@ -1,9 +1,12 @@
 //! `[[route]]` and what belongs to it.
 
-use super::{HOST, METHOD, PATH, REGEX, key};
+use super::filters::{
+    COMPRESS, CORS, FILES, REDIRECT, REQUEST_FIELDS, RESPOND, RESPONSE_FIELDS, REWRITE, SECURITY,
+};
+use super::{HOST, METHOD, PATH, REGEX, TEMPLATE, key};
 use crate::definition::Default::{Absent, Said, Value};
 use crate::definition::Kind::{
-    Deadline, Either, Flag, Formed, Map, OneOrMore, SizeLimit, Table as TableOf, Text,
+    Deadline, Either, Flag, Formed, Map, OneOrMore, SizeLimit, Table as TableOf, Text, Whole, Word,
 };
 use crate::definition::Table;
 
@@ -20,7 +23,25 @@ route cannot be got round by writing its path in another way; what is sent on is
             "cluster",
             Text,
             Said("`app`, with `[app]`"),
-            "Where the requests go.",
+            "Where the requests go. Instead of it: `redirect`, `respond`, `files`.",
+        ),
+        key(
+            "redirect",
+            Either(&[Formed(&TEMPLATE), TableOf(&REDIRECT)]),
+            Absent,
+            "The client is sent to this URL: `https://$host$request_uri`.",
+        ),
+        key(
+            "respond",
+            Either(&[Whole(200, 599), TableOf(&RESPOND)]),
+            Absent,
+            "Answers with this status, or with what the table says.",
+        ),
+        key(
+            "files",
+            Either(&[Text, TableOf(&FILES)]),
+            Absent,
+            "Serves this folder. With `cluster`, what is not there goes to the cluster.",
         ),
         key(
             "listener",
@@ -57,6 +78,54 @@ route cannot be got round by writing its path in another way; what is sent on is
             Map(&Either(&[Text, TableOf(&VALUES)])),
             Absent,
             "Only with these arguments in the query; each name with the value it must have.",
+        ),
+        key(
+            "strip_prefix",
+            Formed(&PATH),
+            Absent,
+            "Taken off the front of the path that the cluster gets; a path without it stays.",
+        ),
+        key(
+            "rewrite",
+            OneOrMore(&TableOf(&REWRITE)),
+            Absent,
+            "Rewrites the path that the cluster gets.",
+        ),
+        key(
+            "request_id",
+            Word(&["trusted", "keep", "new"]),
+            Value("\"trusted\""),
+            "Whose `X-Request-ID` is kept: that of trusted clients, everybody's, or nobody's. Requests without one get a new one.",
+        ),
+        key(
+            "request_fields",
+            TableOf(&REQUEST_FIELDS),
+            Absent,
+            "Changes to the header fields of requests.",
+        ),
+        key(
+            "response_fields",
+            TableOf(&RESPONSE_FIELDS),
+            Absent,
+            "Changes to the header fields of responses.",
+        ),
+        key(
+            "security_headers",
+            Either(&[Flag, TableOf(&SECURITY)]),
+            Value("false"),
+            "Adds fields that tell browsers to be careful.",
+        ),
+        key(
+            "cors",
+            TableOf(&CORS),
+            Absent,
+            "Which other origins may read responses.",
+        ),
+        key(
+            "compress",
+            Either(&[Flag, TableOf(&COMPRESS)]),
+            Value("false"),
+            "Compresses responses.",
         ),
         key(
             "limits",

@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
-use super::{APP, only, over};
+use super::{APP, filters, only, over};
 use crate::error::Findings;
+use crate::filters::Redirect;
 use crate::model::{
     Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Resend, Route, Timeouts,
     ValuePattern,
 };
 use crate::near::nearest;
+use crate::template::Template;
 use crate::typed::{Node, Section};
 use crate::values;
 
@@ -45,6 +47,11 @@ impl Routes<'_> {
             }
             routes.push(route);
         }
+        routes.extend(
+            self.listeners
+                .iter()
+                .filter_map(|listener| self.to_https(listener)),
+        );
         let everything = format!("{:?}", Matcher::default());
         if self.has_app && seen.iter().all(|(conditions, _)| *conditions != everything) {
             routes.push(Route::to_cluster(APP, self.limits, self.timeouts));
@@ -57,8 +64,11 @@ impl Routes<'_> {
     }
 
     fn route(&mut self, section: &Section) -> Route {
-        let cluster = self.cluster(section);
-        let goes_to = self.clusters.iter().find(|other| other.name == cluster);
+        let action = self.action(section);
+        let filters = filters::filters(section, self.findings);
+        self.refuse_idle_filters(section, &action);
+        let goes_to = action.cluster();
+        let goes_to = goes_to.and_then(|name| self.clusters.iter().find(|one| one.name == name));
         let below = goes_to.map_or(self.timeouts, |cluster| &cluster.timeouts);
         let key = goes_to
             .map(|cluster| cluster.key.clone())
@@ -66,7 +76,7 @@ impl Routes<'_> {
         let limits = section.section("limits");
         Route {
             matcher: self.matcher(section),
-            action: Action::Cluster(cluster),
+            action,
             body_bytes: limits
                 .and_then(|limits| limits.size_limit("body"))
                 .unwrap_or(self.limits.body_bytes),
@@ -74,6 +84,71 @@ impl Routes<'_> {
             key,
             sticky: goes_to.and_then(|cluster| cluster.sticky.clone()),
             resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
+            filters,
+            first: false,
+        }
+    }
+
+    /// The route of a listener that sends everybody to `https`.
+    fn to_https(&self, listener: &Listener) -> Option<Route> {
+        let to = match listener.https_redirect? {
+            443 => "https://$host$request_uri".to_owned(),
+            port => format!("https://$host:{port}$request_uri"),
+        };
+        Some(Route {
+            matcher: Matcher {
+                listeners: vec![listener.name.clone()],
+                ..Matcher::default()
+            },
+            action: Action::Redirect(Redirect {
+                to: Template::parse(&to).ok()?,
+                status: 308,
+            }),
+            first: true,
+            ..Route::to_cluster("", self.limits, self.timeouts)
+        })
+    }
+
+    fn action(&mut self, section: &Section) -> Action {
+        let own = ["redirect", "respond", "files"];
+        let given: Vec<&str> = own.into_iter().filter(|key| section.has(key)).collect();
+        let with_cluster = section.key_span("cluster").map(|span| ("cluster", span));
+        let other = match given[..] {
+            [] | ["files"] => None,
+            [one] => with_cluster.map(|cluster| (one, cluster)),
+            [first, second, ..] => section.key_span(first).map(|span| (second, (first, span))),
+        };
+        if let Some((one, (name, span))) = other
+            && let Some(own) = section.key_span(one)
+        {
+            let message = format!("a route has only one of `{name}` and `{one}`");
+            self.findings
+                .add_pair(own, message, span, "the other is here");
+        }
+        match given.first() {
+            Some(&"redirect") => filters::redirect(section),
+            Some(&"respond") => filters::respond(section),
+            Some(_) => Action::Files {
+                otherwise: section.has("cluster").then(|| self.cluster(section)),
+                files: filters::files(section, self.findings),
+            },
+            None => Action::Cluster(self.cluster(section)),
+        }
+    }
+
+    /// Keys that are about what a cluster gets mean nothing where there is none.
+    fn refuse_idle_filters(&mut self, section: &Section, action: &Action) {
+        let local = matches!(action, Action::Redirect(_) | Action::Respond(_));
+        let keys: &[&str] = match (local, action.cluster()) {
+            (true, _) => &["strip_prefix", "rewrite", "request_fields", "compress"],
+            (false, None) => &["request_fields"],
+            (false, Some(_)) => &[],
+        };
+        for key in keys {
+            if let Some(span) = section.key_span(key) {
+                let message = format!("`{key}` has no effect here: nothing is sent to a cluster");
+                self.findings.add(span, message);
+            }
         }
     }
 
