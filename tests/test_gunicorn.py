@@ -4,9 +4,12 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 from running import PROGRAM, SHOP, alive, eventually, free_port
@@ -22,6 +25,8 @@ worker_class = "uvicorn.workers.UvicornWorker"
 worker_connections = 1000
 max_requests = 10000
 timeout = 30
+worker_tmp_dir = "/dev/shm"
+threads = 1
 keepalive = 5
 accesslog = "-"
 errorlog = "-"
@@ -56,6 +61,57 @@ def worker_exit(server, worker):
 
 def on_exit(server):
     say("on_exit")
+"""
+
+
+GUIDED = """
+import multiprocessing
+
+bind = "0.0.0.0:8000"
+backlog = 2048
+workers = multiprocessing.cpu_count() * 2 + 1
+worker_class = "uvicorn.workers.UvicornWorker"
+worker_connections = 1000
+max_requests = 10000
+max_requests_jitter = 1000
+timeout = 30
+keepalive = 5
+accesslog = "-"
+errorlog = "-"
+loglevel = "info"
+access_log_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %(D)s'
+proc_name = "fastapi_app"
+daemon = False
+pidfile = "/tmp/gunicorn.pid"
+user = None
+group = None
+tmp_upload_dir = None
+
+
+def on_starting(server):
+    print("hook: starting")
+
+def on_reload(server):
+    print("hook: reload")
+
+def when_ready(server):
+    print(f"hook: ready, {server.cfg.workers} workers")
+
+def pre_fork(server, worker):
+    assert worker.pid == "[booting]"
+    print("hook: forks")
+
+def post_fork(server, worker):
+    print(f"hook: forked worker {worker.pid}")
+
+def pre_exec(server):
+    print("hook: pre-exec")
+
+def worker_int(worker):
+    print(f"hook: interrupted worker {worker.pid}")
+
+def worker_abort(worker):
+    print(f"hook: aborted worker {worker.pid}")
 """
 
 
@@ -123,12 +179,69 @@ def test_a_file_with_hooks_is_served_as_it_is(gunicorn: Gunicorn) -> None:
     assert pid == gunicorn.process.pid
     words = gunicorn.log.read_text()
     assert re.search(r"worker_conections.*worker_connections", words), "the nearest name"
-    assert re.search(r"gunicorn_config.py.*: timeout has no effect yet", words)
+    assert re.search(r"gunicorn_config.py.*: worker_tmp_dir has no effect: .*", words)
+    assert "threads has no effect" not in words, "it is 1 anyway"
     assert "workers has no effect" not in words
     assert gunicorn.stop() == 0
     assert gunicorn.hooks()[-1] == "on_exit"
     assert gunicorn.count("worker_exit") == 2
     assert not (gunicorn.folder / "gunicorn.pid").exists()
+
+
+def test_hooks_that_print_are_seen_in_gunicorns_order(tmp_path: Path) -> None:
+    """A file of the shape that guides print: settings and hooks in one, hooks that print."""
+    (tmp_path / "guided.py").write_text(GUIDED)
+    seen = []
+    for program in ([sys.executable, "-m", "gunicorn"], [str(PROGRAM), "gunicorn"]):
+        port = free_port()
+        command = [*program, "app.main:app", "-c", str(tmp_path / "guided.py")]
+        # A port, a count and places of the test's own; all else is the file's.
+        command += ["-b", f"127.0.0.1:{port}", "-w", "2", "-p", str(tmp_path / "pid")]
+        command += ["--chdir", str(SHOP)]
+        variables = {**os.environ, "SHOP_DATA": str(tmp_path / "shop"), "PYTHONUNBUFFERED": "1"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables, text=True
+        )
+        assert process.stdout is not None
+        lines: list[str] = []
+
+        def until(count: int, word: str, lines: list[str], stdout: IO[str]) -> None:
+            while sum(word in line for line in lines) < count:
+                line = stdout.readline()
+                assert line, lines
+                lines.append(line.strip())
+
+        until(2, "forked", lines, process.stdout)
+        eventually(partial(answers_on, port), "it answers", 30, 0.05)
+        process.send_signal(signal.SIGHUP)
+        until(4, "forked", lines, process.stdout)
+        process.terminate()
+        rest, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        lines += rest.split("\n")
+        seen.append(lines)
+    expected, told = (
+        [re.sub(r"\d{3,}", "N", line) for line in lines if line.startswith("hook:")]
+        for lines in seen
+    )
+    assert told[:3] == expected[:3] == ["hook: starting", "hook: ready, 2 workers", "hook: forks"]
+    # Between a fork and the worker's first line the next fork may come, in either program.
+    for word in ("starting", "ready", "forks", "forked", "reload"):
+        assert sum(word in line for line in told) == sum(word in line for line in expected), word
+    assert [line for line in told if "ed worker" not in line] == [
+        line for line in expected if "ed worker" not in line
+    ]
+    log = seen[1]
+    assert any(re.search(r'"GET /lab/worker HTTP/1.1" 200 \d+ "-" "-" \d+$', line) for line in log)
+
+
+def answers_on(port: int) -> bool:
+    """Whether the shop answers on this port."""
+    try:
+        with Wire(port) as wire:
+            return wire.get("/lab/worker").status == 200
+    except (OSError, EOFError):
+        return False
 
 
 def test_hup_reads_the_file_again_and_replaces_the_workers(gunicorn: Gunicorn) -> None:

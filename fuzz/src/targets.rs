@@ -36,6 +36,8 @@ pub(crate) const ALL: [Target; 4] = [
 const LIMITS: HeadLimits = HeadLimits {
     head_bytes: 2048,
     header_count: 24,
+    line_bytes: 1024,
+    field_bytes: 512,
 };
 
 type Parsed<H> = Result<Option<H>, HeadError>;

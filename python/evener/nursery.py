@@ -12,6 +12,7 @@ started again, and no worker notices.
 from __future__ import annotations
 
 import array
+import contextlib
 import dataclasses
 import faulthandler
 import gc
@@ -114,21 +115,12 @@ class Nursery:
                 self._set_up(words)
             case "fork":
                 return {"pid": self._fork(words, descriptors)}
-            case "exited" if self._household:
-                self._household.exited(words["pid"])
-            case "call":
-                self._household.call(words["hook"])
-            case "count" if self._household:
-                self._household.server.count(words["count"])
-            case "listening":
-                self._household.server.LISTENERS = words["addresses"]
-            case "reload":
-                self._household.reload()
-                return {"loaded": self._household.settings()}
             case "rehearse":
                 self._rehearse(words["hook"])
-            case "reopen":
-                self._household.server.log.reopen_files()
+            case _ if self._household:
+                answer: dict[str, Any] = self._household.obey(words) or {}
+                if answer:
+                    return answer
         return {"environment": dict(os.environ)} if words.get("remember") else {}
 
     def _set_up(self, words: dict[str, Any]) -> None:
@@ -152,7 +144,11 @@ class Nursery:
             self._app = load(options.app, app_dir=options.app_dir, factory=options.factory)
         if words["preload"]:
             self._settle()
-        rename(words.get("title"))
+        rename(words.get("title"), self._name())
+
+    def _name(self) -> str | None:
+        """The short name of our processes, if they have one."""
+        return self._household.cfg.proc_name if self._household else None
 
     def _settle(self) -> None:
         """Leaves as little as possible to be written to, and so copied, after a fork."""
@@ -220,6 +216,7 @@ class Nursery:
         """The life of a forked process: never returns to the nursery's code."""
         self._channel.close()
         become_worker(words, descriptors, self._supervisor)
+        rename(words.get("title"), self._name())
         listener, page, ready, _, _ = descriptors
         assert self._options is not None  # noqa: S101 - set up before the first fork
         options = dataclasses.replace(
@@ -273,7 +270,6 @@ def become_worker(words: dict[str, Any], descriptors: list[int], supervisor: int
         time.sleep(0.0005)
     os.environ.update(words["environment"])
     random.seed()
-    rename(words.get("title"))
 
 
 def leave(status: int) -> NoReturn:
@@ -281,16 +277,15 @@ def leave(status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def rename(title: str | None) -> None:
-    """The name in listings of processes, as far as it can be set."""
-    if title is None:
-        return
-    try:
-        setproctitle = importlib.import_module("setproctitle")
-    except ImportError:
-        Path("/proc/self/comm").write_text(title[:15], encoding="utf-8")
-    else:
-        setproctitle.setproctitle(title)
+def rename(title: str | None, name: str | None) -> None:
+    """The names in listings of processes: the short one, and the whole command line if that can be
+    set.
+    """
+    if name is not None:
+        Path("/proc/self/comm").write_text(name[:15], encoding="utf-8")
+    if title is not None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("setproctitle").setproctitle(title)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -152,11 +152,11 @@ class Worker:
 
     def _interrupt(self) -> None:
         """Ends without waiting for what is under way."""
-        if not self._hurry:
-            self._hurry = True
-            self._life.interrupted()
+        first, self._hurry = not self._hurry, True
         self._stopping.set()
         self._changed.set()
+        if first:
+            self._life.interrupted()
 
     def _handle_event(self, event: str, detail: object = None) -> None:
         if event == "limit":
@@ -300,13 +300,20 @@ def spread(limit: int, jitter: int) -> int:
 
 
 def say_ready(descriptor: int | None) -> None:
-    """Tells the supervisor that requests may come."""
+    """Tells the supervisor that requests may come; ends the worker if nobody is there to hear it.
+
+    A worker whose fork was ordered just before the nursery died is known to nobody: it would go on
+    without anyone who sends it requests, or ends it.
+    """
     if descriptor is None:
         log.info("ready")
         return
-    with contextlib.suppress(BrokenPipeError):
+    try:
         os.write(descriptor, b"ready\n")
-    os.close(descriptor)
+    except BrokenPipeError:
+        raise CannotStart("nobody waits for this worker any more: it ends") from None
+    finally:
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ impl Balancer for ClusterBalancer {
             share: Share::default(),
             page: worker.page.clone(),
             terms: evener_edge::UpstreamTerms::default(),
+            process: worker.pid,
         });
     }
 

@@ -25,9 +25,9 @@ pub(crate) struct Changes {
     _watcher: notify::RecommendedWatcher,
     paths: mpsc::Receiver<PathBuf>,
     settings: ReloadSettings,
-    /// What has changed, and when it will have been quiet for long enough.
+    /// What has changed, and when it counts as settled unless more changes.
     changed: Vec<PathBuf>,
-    settled: Instant,
+    settled: Option<Instant>,
 }
 
 impl Changes {
@@ -65,26 +65,28 @@ impl Changes {
             paths,
             settings,
             changed: Vec::new(),
-            settled: Instant::now(),
+            settled: None,
         })
     }
 
     /// Waits for a change and for quiet after it; returns the files, each once. Nothing is lost
-    /// when the future is dropped.
+    /// when the future is dropped, as it is whenever something else happens.
     pub(crate) async fn next(&mut self) -> Vec<PathBuf> {
         loop {
-            let path = if self.changed.is_empty() {
-                self.paths.recv().await
-            } else {
-                match tokio::time::timeout_at(self.settled, self.paths.recv()).await {
+            let path = match self.settled {
+                None => self.paths.recv().await,
+                Some(settled) => match tokio::time::timeout_at(settled, self.paths.recv()).await {
                     Ok(path) => path,
-                    Err(_) => return std::mem::take(&mut self.changed),
-                }
+                    Err(_) => {
+                        self.settled = None;
+                        return std::mem::take(&mut self.changed);
+                    }
+                },
             };
             let Some(path) = path else {
                 return std::future::pending().await;
             };
-            self.settled = Instant::now() + self.settings.delay;
+            self.settled = Some(Instant::now() + self.settings.delay);
             if !self.changed.contains(&path) {
                 self.changed.push(path);
             }
@@ -192,16 +194,17 @@ mod tests {
         std::fs::write(folder.join("notes.txt"), "x").unwrap();
         std::fs::write(folder.join("main.py"), "a = 1\n").unwrap();
         std::fs::write(folder.join("main.py"), "a = 2\n").unwrap();
-        // Whoever waits looks after other things meanwhile.
-        let wait = async {
+        // Something else goes on all the time, as in a running program.
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let changed = async {
             loop {
-                let short = Duration::from_millis(30);
-                if let Ok(changed) = tokio::time::timeout(short, changes.next()).await {
-                    return changed;
+                tokio::select! {
+                    changed = changes.next() => return changed,
+                    _ = ticks.tick() => {}
                 }
             }
         };
-        let changed = tokio::time::timeout(Duration::from_secs(20), wait)
+        let changed = tokio::time::timeout(Duration::from_secs(20), changed)
             .await
             .unwrap();
         assert_eq!(changed, [folder.join("main.py")]);

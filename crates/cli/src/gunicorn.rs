@@ -6,26 +6,31 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
 use evener_edge::{Limits, Timeouts};
-use evener_supervisor::{NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp};
+use evener_supervisor::{
+    Nursery, NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp,
+};
 use evener_telemetry::{Level, Log, LogFormat};
 use serde_json::{Map, Value};
 
 use crate::Failure;
 use crate::args::{Command, CommandLine};
+use crate::logs::{Logs, Wanted};
 use crate::nursery::{self, Host, Manners};
 use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
-use crate::sockets::{Address, OLDER, Owner, Sockets};
+use crate::sockets::{Address, Owner, Sockets};
 use crate::start::{App, Start, runtime};
+use crate::statsd::Statsd;
 use crate::systemd::Activated;
+use crate::upgrade::Upgrade;
 use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
@@ -46,13 +51,15 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
         .map_err(nursery::failure)?;
     let settings = Loaded::of(loaded);
     if settings.is("daemon") && std::env::var_os(BACKGROUND).is_none() {
-        return background();
+        return background(settings.is("enable_stdio_inheritance"));
     }
-    begin(host, settings)?.run_on(&runtime, Vec::new())
+    // Begun inside of the runtime: the nursery is told things on the way.
+    let start = runtime.block_on(async { begin(host, settings) })?;
+    start.run_on(&runtime, Vec::new())
 }
 
 /// Goes on in a process of its own session, without a terminal.
-fn background() -> Result<(), Failure> {
+fn background(keeps_output: bool) -> Result<(), Failure> {
     let system =
         |error: std::io::Error| Failure::system(format!("cannot go on as a daemon: {error}"));
     let program = std::env::current_exe().map_err(system)?;
@@ -60,9 +67,10 @@ fn background() -> Result<(), Failure> {
     command
         .args(std::env::args_os().skip(1))
         .env(BACKGROUND, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+        .stdin(Stdio::null());
+    if !keeps_output {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+    }
     // SAFETY: between fork and exec only `setsid` is called, which is async-signal-safe.
     unsafe {
         command.pre_exec(|| match libc::setsid() {
@@ -73,44 +81,77 @@ fn background() -> Result<(), Failure> {
     command.spawn().map(drop).map_err(system)
 }
 
-/// Settings that are read and checked, and that nothing here obeys.
-const WITHOUT_EFFECT: &[&str] = &[
-    "access_log_format",
-    "asgi_disconnect_grace_period",
-    "casefold_http_method",
-    "control_socket",
-    "dogstatsd_tags",
-    "enable_backlog_metric",
-    "enable_stdio_inheritance",
-    "forwarder_headers",
-    "header_map",
-    "http_protocols",
-    "limit_request_field_size",
-    "limit_request_line",
-    "permit_obsolete_folding",
-    "permit_unconventional_http_method",
-    "permit_unconventional_http_version",
-    "pre_exec",
-    "reload_engine",
-    "reload_extra_files",
-    "reuse_port",
-    "spew",
-    "ssl_context",
-    "statsd_host",
-    "statsd_prefix",
-    "strip_header_spaces",
-    "timeout",
-    "worker_tmp_dir",
+/// Settings that are read and checked, and that nothing here can obey, with the reason.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    (
+        "asgi_disconnect_grace_period",
+        "an application is told that its client has left, and is never cancelled for it",
+    ),
+    ("casefold_http_method", LENIENT),
+    (
+        "ciphers",
+        "TLS is rustls, whose cipher suites are all strong",
+    ),
+    (
+        "do_handshake_on_connect",
+        "handshakes never keep others waiting",
+    ),
+    (
+        "forwarder_headers",
+        "they are WSGI's: an ASGI application gets every header field as it is",
+    ),
+    (
+        "header_map",
+        "it is WSGI's: an ASGI application gets every header field as it is",
+    ),
+    (
+        "http_parser",
+        "there is one parser, and it is the strict one",
+    ),
+    ("http_protocols", "HTTP/1.1 is spoken"),
+    ("permit_obsolete_folding", LENIENT),
+    ("permit_unconventional_http_method", LENIENT),
+    ("permit_unconventional_http_version", LENIENT),
+    ("reload_engine", "files are watched by inotify"),
+    (
+        "reuse_port",
+        "workers have sockets of their own behind the one that clients connect to",
+    ),
+    ("sendfile", "ASGI applications send their files themselves"),
+    (
+        "ssl_context",
+        "TLS is rustls, which takes no context of Python's",
+    ),
+    (
+        "ssl_version",
+        "TLS 1.2 and 1.3 are spoken, and nothing older",
+    ),
+    ("strip_header_spaces", LENIENT),
+    ("suppress_ragged_eofs", "there are no sockets of Python's"),
+    (
+        "threads",
+        "each worker serves on one event loop, as uvicorn's worker class does",
+    ),
+    (
+        "worker_tmp_dir",
+        "workers are watched through shared memory, not by a file that could be slow",
+    ),
 ];
+
+/// Why what would let malformed requests in is not obeyed.
+const LENIENT: &str = "what is no proper HTTP is refused before any worker sees it";
 
 /// What the nursery says about the settings.
 #[derive(Debug, Clone)]
 struct Loaded {
     values: Map<String, Value>,
     given: Vec<String>,
+    /// Those of them that are not what they are anyway.
+    changed: Vec<String>,
     sources: Map<String, Value>,
     /// What the worker class sets.
     kwargs: Map<String, Value>,
+    logs: Value,
     notes: Vec<String>,
     target: String,
     directory: String,
@@ -130,9 +171,11 @@ impl Loaded {
         };
         Loaded {
             given: texts(&loaded["given"]),
+            changed: texts(&loaded["changed"]),
             notes: texts(&loaded["notes"]),
             target: loaded["target"].as_str().unwrap_or_default().to_owned(),
             directory: loaded["directory"].as_str().unwrap_or(".").to_owned(),
+            logs: loaded["logs"].take(),
             values: map(loaded["values"].take()),
             sources: map(loaded["sources"].take()),
             kwargs: map(loaded["kwargs"].take()),
@@ -149,6 +192,20 @@ impl Loaded {
 
     fn number(&self, name: &str) -> u64 {
         self.value(name).as_u64().unwrap_or(0)
+    }
+
+    /// A bound that was asked for; 0 is none. gunicorn's own bounds are not those of uvicorn's
+    /// worker class, which has none.
+    fn bound(&self, name: &str) -> usize {
+        match self.number(name) {
+            given if given > 0 && self.has(name) => usize::try_from(given).unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        }
+    }
+
+    /// A user, group or mask.
+    fn id(&self, name: &str) -> u32 {
+        u32::try_from(self.number(name)).unwrap_or(u32::MAX)
     }
 
     fn is(&self, name: &str) -> bool {
@@ -175,14 +232,47 @@ impl Loaded {
         source.unwrap_or("?")
     }
 
+    /// The logs as they are asked for.
+    fn logs(&self, nursery: &Nursery, level: Level) -> Result<Logs, String> {
+        let said = |name: &str| self.logs[name].as_bool().unwrap_or(false);
+        let wanted = Wanted {
+            level,
+            errors: self.text("errorlog"),
+            access: self.text("accesslog"),
+            format: self.text("access_log_format").unwrap_or_default(),
+            errors_in_python: said("errors_in_python"),
+            access_in_python: said("access_in_python"),
+            utc_offset: self.logs["utc_offset"]
+                .as_i64()
+                .and_then(|seconds| i32::try_from(seconds).ok())
+                .unwrap_or(0),
+            folder: Path::new(&self.directory),
+            owner: (self.id("uid"), self.id("gid")),
+        };
+        Logs::open(&wanted, nursery)
+    }
+
+    /// The statsd server, if there is one; one that cannot be found is said, and done without.
+    fn statsd(&self, notes: &mut Vec<String>) -> Option<Statsd> {
+        let address = self.text("statsd_host")?;
+        let text = |name| self.text(name).unwrap_or_default();
+        let (prefix, tags) = (text("statsd_prefix"), text("dogstatsd_tags"));
+        match Statsd::new(address, prefix, tags, self.is("enable_backlog_metric")) {
+            Ok(statsd) => Some(statsd),
+            Err(error) => {
+                let source = self.source("statsd_host");
+                notes.push(format!("{source}: statsd_host: {address}: {error}"));
+                None
+            }
+        }
+    }
+
     /// What was asked for and changes nothing, one line each.
     fn without_effect(&self) -> Vec<String> {
-        let listed = WITHOUT_EFFECT.iter().filter(|name| self.has(name));
-        let to_a_file = |name: &&&str| self.text(name).is_some_and(|file| file != "-");
-        let logs = ["accesslog"];
+        let is_changed = |name: &str| self.changed.iter().any(|changed| changed == name);
+        let listed = WITHOUT_EFFECT.iter().filter(|(name, _)| is_changed(name));
         listed
-            .chain(logs.iter().filter(to_a_file))
-            .map(|name| format!("{}: {name} has no effect yet", self.source(name)))
+            .map(|(name, why)| format!("{}: {name} has no effect: {why}", self.source(name)))
             .collect()
     }
 }
@@ -193,20 +283,23 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     let mut resolved = resolved(&settings)?;
     resolved.notes.extend(settings.notes.iter().cloned());
     resolved.notes.extend(settings.without_effect());
-    let upgraded_from = std::env::var(OLDER).ok().and_then(|pid| pid.parse().ok());
+    let upgrade = Upgrade::prepare()
+        .map_err(|error| Failure::system(format!("cannot find this program: {error}")))?;
+    let upgraded_from = upgrade.older();
     let addresses = settings
         .list("bind")
         .into_iter()
         .map(Address::parse)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| settings.refuse("bind", &error))?;
-    let id = |name| u32::try_from(settings.number(name)).unwrap_or(u32::MAX);
     let owner = Owner {
-        uid: id("uid"),
-        gid: id("gid"),
-        umask: id("umask"),
+        uid: settings.id("uid"),
+        gid: settings.id("gid"),
+        umask: settings.id("umask"),
     };
     let name = settings.text("proc_name").unwrap_or("gunicorn").to_owned();
+    // The name in listings of processes; nothing depends on it.
+    let _ = std::fs::write("/proc/self/comm", &name);
     let Worker::Evener { flags } = &resolved.worker else {
         unreachable!("no other kind of worker can be asked for");
     };
@@ -219,12 +312,20 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: Some(format!("gunicorn: nursery [{name}]")),
         upgraded_from: upgraded_from.unwrap_or(0),
     };
+    let logs = settings
+        .logs(&host.nursery, resolved.log.level)
+        .map_err(Failure::usage)?;
+    host.nursery.tell_to(logs.log().clone());
+    let statsd = settings.statsd(&mut resolved.notes);
     let pidfile = settings.text("pidfile").map(|path| match upgraded_from {
         Some(_) => PathBuf::from(format!("{path}.2")),
         None => PathBuf::from(path),
     });
     host.manners = Some(Manners {
         pidfile: pidfile.map(Pidfile::new),
+        pidfile_path: settings.text("pidfile").map(PathBuf::from),
+        upgrade,
+        daemon: settings.is("daemon"),
     });
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
@@ -237,6 +338,9 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         log: resolved.log,
         admin: resolved.admin.clone(),
         reread: None,
+        logs: Some(logs),
+        log_files: Vec::new(),
+        statsd,
         title: settings.target.clone(),
         notes: resolved.notes.clone(),
         host: Some(host),
@@ -249,6 +353,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
             recipe,
             set_up: Some(set_up),
             reconfigure: Some(reconfigure(&settings)),
+            as_gunicorn: true,
             resolved,
         }),
     })
@@ -310,8 +415,12 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,
+        line_bytes: settings.bound("limit_request_line"),
+        field_bytes: settings.bound("limit_request_field_size"),
         ..resolved.limits
     };
+    // gunicorn answers nothing that the application does not.
+    resolved.health.stand_in = false;
     resolved.timeouts = Timeouts {
         first_byte: None,
         response_gap: None,
@@ -339,6 +448,11 @@ fn flags(settings: &Loaded) -> Vec<String> {
         add("limit-max-requests", number("max_requests"));
         add("limit-max-requests-jitter", number("max_requests_jitter"));
     }
+    let stall = match settings.number("timeout") {
+        0 => "off".to_owned(),
+        seconds => seconds.to_string(),
+    };
+    add("timeout-worker-stall", stall);
     let grace = kwargs("timeout_graceful_shutdown").unwrap_or(number("graceful_timeout"));
     add("timeout-graceful-shutdown", grace);
     let level = settings.text("loglevel").unwrap_or("info").to_lowercase();
@@ -382,12 +496,35 @@ fn flags(settings: &Loaded) -> Vec<String> {
         flags.push("--no-proxy-headers".to_owned());
     }
     if settings.is("reload") {
-        flags.push("--reload".to_owned());
+        flags.extend(reload_flags(settings));
+    }
+    if let Some(path) = settings.text("control_socket") {
+        let path = Path::new(&settings.directory).join(path);
+        flags.push(format!("--admin={}", path.display()));
     }
     if settings.has("default_proc_name") {
         flags.push(settings.target.clone());
     }
     flags.extend(tls_flags(settings));
+    flags
+}
+
+/// The folder of the application, and extra files with their folders.
+fn reload_flags(settings: &Loaded) -> Vec<String> {
+    let mut flags = vec![
+        "--reload".to_owned(),
+        "--reload-include=*.py".to_owned(),
+        format!("--reload-dir={}", settings.directory),
+    ];
+    for name in settings.list("reload_extra_files") {
+        let path = Path::new(&settings.directory).join(name);
+        flags.push(format!("--reload-include={}", path.display()));
+        let pattern = |folder: &&Path| folder.to_string_lossy().contains(['*', '?', '[']);
+        let folder = path.ancestors().skip(1).find(|folder| !pattern(folder));
+        if let Some(folder) = folder.filter(|folder| !folder.starts_with(&settings.directory)) {
+            flags.push(format!("--reload-dir={}", folder.display()));
+        }
+    }
     flags
 }
 

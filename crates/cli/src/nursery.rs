@@ -1,6 +1,7 @@
 //! The nursery of one run: started before anything else, told what to do at each step of the
 //! program's life, and what gunicorn's hooks and files need besides.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_supervisor::{Nursery, NurseryError, NurserySettings, NurseryStart, SetUp};
@@ -10,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::Failure;
 use crate::pidfile::Pidfile;
+use crate::upgrade::Upgrade;
 
 /// A nursery, and what the program does on its behalf.
 pub(crate) struct Host {
@@ -24,6 +26,12 @@ pub(crate) struct Host {
 pub(crate) struct Manners {
     /// Where the process id is written.
     pub(crate) pidfile: Option<Pidfile>,
+    /// Where it is written once no older program has that place.
+    pub(crate) pidfile_path: Option<PathBuf>,
+    /// A newer program can take over.
+    pub(crate) upgrade: Upgrade,
+    /// It runs in the background, where SIGWINCH is not a terminal's.
+    pub(crate) daemon: bool,
 }
 
 /// Starts a nursery; also what it says about gunicorn's settings.
@@ -52,7 +60,32 @@ pub(crate) fn failure(error: NurseryStart) -> Failure {
     }
 }
 
+/// What the outside has to say to a program in between.
+pub(crate) enum Heard {
+    /// A hook wants so many workers.
+    Count(usize),
+    /// The newer program with this process id has ended, and how.
+    NewerEnded(u32, String),
+}
+
 impl Host {
+    /// Waits for the next thing.
+    pub(crate) async fn heard(&mut self) -> Heard {
+        let newer = async {
+            match &mut self.manners {
+                Some(manners) => manners.upgrade.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(count) = self.asked.recv() => Heard::Count(count),
+            (pid, status) = newer => {
+                let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                Heard::NewerEnded(pid, format!("has ended: {how}"))
+            }
+        }
+    }
+
     /// Has it import the application, if it is to, and get ready to fork.
     pub(crate) async fn set_up(&self, set_up: SetUp) -> Result<(), Failure> {
         self.nursery
@@ -91,15 +124,25 @@ impl Host {
         self.hook("when_ready").await
     }
 
-    /// The workers are gone; nothing comes after this.
-    pub(crate) async fn over(&mut self, log: &Log) {
+    /// The workers are gone; nothing comes after this. As in gunicorn, an exception that a hook has
+    /// raised ends the program without `on_exit`.
+    pub(crate) async fn over(&mut self, raised: bool) -> Result<(), Failure> {
+        let mut ended = Ok(());
         if let Some(manners) = &mut self.manners {
             drop(manners.pidfile.take());
-            if let Err(failure) = self.hook("on_exit").await {
-                log.error(format_args!("{}", failure.message));
+            if !raised {
+                ended = self.hook("on_exit").await;
             }
         }
         let _ = tokio::time::timeout(Duration::from_secs(3), self.nursery.quit()).await;
+        ended
+    }
+
+    /// Lets hooks see that something about the server has changed.
+    pub(crate) async fn note(&self, what: Value) -> Result<(), NurseryError> {
+        self.nursery
+            .tell(json!({"do": "note", "server": what}))
+            .await
     }
 
     async fn hook(&self, name: &str) -> Result<(), Failure> {

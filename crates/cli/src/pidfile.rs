@@ -36,6 +36,21 @@ impl Pidfile {
         })
     }
 
+    /// Gives the file another name: that of a program whose place we take.
+    pub(crate) fn rename(&mut self, path: PathBuf) -> Result<(), String> {
+        self.remove();
+        self.path = path;
+        self.create()
+    }
+
+    fn remove(&mut self) {
+        if self.created && read(&self.path) == Some(std::process::id()) {
+            // It may be gone already.
+            let _ = fs::remove_file(&self.path);
+        }
+        self.created = false;
+    }
+
     /// In one step, so that nobody reads half of it.
     fn write(&mut self, pid: u32) -> io::Result<()> {
         let beside = self.path.with_extension(format!("{pid}"));
@@ -49,10 +64,7 @@ impl Pidfile {
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        if self.created && read(&self.path) == Some(std::process::id()) {
-            // It may be gone already.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.remove();
     }
 }
 
@@ -74,8 +86,12 @@ mod tests {
         fs::write(&path, "4194999\n").unwrap();
         file.create().unwrap();
         assert_eq!(read(&path), Some(std::process::id()));
-        drop(file);
+        let moved = path.with_extension("moved");
+        file.rename(moved.clone()).unwrap();
+        assert_eq!(read(&moved), Some(std::process::id()));
         assert!(!path.exists());
+        drop(file);
+        assert!(!moved.exists());
     }
 
     #[test]

@@ -292,6 +292,7 @@ fn limits(typed: &RunArguments) -> Limits {
         connections: count(limits.limit_connections),
         queue_length: count(limits.limit_queue),
         replay_bytes: bytes(limits.limit_replay_bytes.0),
+        ..Limits::default()
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         app: Some(app),
         host: None,
         sockets: None,
+        logs: None,
+        log_files: Vec::new(),
+        statsd: None,
         activated: Activated::default(),
     };
     start.run()
@@ -59,6 +62,7 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         recipe,
         set_up: None,
         reconfigure: None,
+        as_gunicorn: false,
     })
 }
 

@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
 use evener_edge::Edge;
-use evener_supervisor::{Handle, Outcome};
-use evener_telemetry::Log;
+use evener_supervisor::{Handle, Outcome, State, WorkerStatus};
+use evener_telemetry::{Log, LogFile};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::changes::Changes;
-use crate::nursery::Host;
+use crate::nursery::{Heard, Host};
 use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
+use crate::sockets::Sockets;
 use crate::source::Program;
 use crate::start;
+use crate::statsd::{Levels, Statsd};
 use crate::systemd::{Activated, Notifier};
 use crate::upkeep::Upkeep;
 
@@ -52,6 +54,20 @@ pub(crate) struct Running {
     pub(crate) fleet: Option<Fleet>,
     /// The nursery that workers are forked from, if they are.
     pub(crate) host: Option<Host>,
+    /// Sockets that can be handed on to a newer program.
+    pub(crate) sockets: Option<Sockets>,
+    /// Set while it goes on without workers.
+    pub(crate) resting: Option<Resting>,
+    /// Told once a second what was counted.
+    pub(crate) statsd: Option<Statsd>,
+    /// Files that are opened again when asked for.
+    pub(crate) log_files: Vec<LogFile>,
+}
+
+/// A program that goes on without workers.
+pub(crate) struct Resting {
+    /// When the workers are told at the latest; `None` once they were.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Worker processes and who looks after them.
@@ -63,15 +79,22 @@ pub(crate) struct Fleet {
 /// How far a stop has come.
 pub(crate) struct Stopping {
     /// Until when everything is served as before; `None` once that is over.
-    announced: Option<Instant>,
+    pub(crate) announced: Option<Instant>,
     /// When what is under way is given up.
-    deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Whether the workers were told.
-    workers_told: bool,
+    pub(crate) workers_told: bool,
+}
+
+/// What is left when a program is over.
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) host: Option<Host>,
+    pub(crate) sockets: Option<Sockets>,
 }
 
 impl Running {
-    pub(crate) async fn run(mut self) -> (Outcome, Option<Host>) {
+    pub(crate) async fn run(mut self) -> Ended {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         let mut looks = tokio::time::interval(STOP_POLL);
         let mut tidying = tokio::time::interval(TIDY_POLL);
@@ -80,6 +103,10 @@ impl Running {
                 .stopping
                 .as_ref()
                 .is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none());
+            let falls_asleep = self
+                .resting
+                .as_ref()
+                .is_some_and(|resting| resting.deadline.is_some());
             let ended = async {
                 match &mut self.fleet {
                     Some(fleet) => (&mut fleet.workers).await,
@@ -94,23 +121,31 @@ impl Running {
             };
             let asked = async {
                 match &mut self.host {
-                    Some(host) => host.asked.recv().await,
+                    Some(host) => host.heard().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 ended = ended => break ended,
-                Some(count) = asked => drop(self.scale(count).await),
+                heard = asked => match heard {
+                    Heard::Count(count) => drop(self.scale(count).await),
+                    Heard::NewerEnded(pid, how) => self.handle_newer_ended(pid, &how).await,
+                },
                 signal = self.signals.next() => self.handle_signal(signal).await,
                 () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
-                _ = looks.tick(), if waiting => {
+                _ = looks.tick(), if waiting || falls_asleep => {
+                    self.look_whether_workers_may_rest().await;
                     if self.look_whether_clients_are_done().await {
                         break Ok(Outcome::Stopped);
                     }
                 }
-                _ = seconds.tick() => self.program.window.tick(&self.program.telemetry),
+                _ = seconds.tick() => {
+                    self.program.window.tick(&self.program.telemetry);
+                    self.tell_statsd();
+                    self.look_whether_promoted().await;
+                }
                 _ = tidying.tick() => {
                     self.program.site.tidy();
                     self.notify();
@@ -123,7 +158,11 @@ impl Running {
                 if matches!(outcome, Outcome::Stopped) {
                     self.log.info(format_args!("stopped"));
                 }
-                (outcome, self.host)
+                Ended {
+                    outcome,
+                    host: self.host,
+                    sockets: self.sockets,
+                }
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
@@ -131,7 +170,24 @@ impl Running {
 
     async fn handle_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Stop(name) => self.stop(name).await,
+            // As in gunicorn, whose supervisors are used to it.
+            Signal::Terminate if self.is_gunicorn() && self.stopping.is_some() => {
+                self.log
+                    .info(format_args!("SIGTERM again: SIGINT or SIGQUIT would hurry"));
+            }
+            Signal::Terminate => self.stop("SIGTERM").await,
+            Signal::Interrupt if self.is_gunicorn() => self.quit("SIGINT").await,
+            Signal::Interrupt => self.stop("SIGINT").await,
+            Signal::Quit if self.is_gunicorn() => self.quit("SIGQUIT").await,
+            Signal::Quit => {
+                if self.stopping.is_none() {
+                    self.stop("SIGQUIT").await;
+                }
+                self.stop("SIGQUIT").await;
+            }
+            Signal::Reopen => self.reopen().await,
+            Signal::Upgrade => self.upgrade().await,
+            Signal::Rest => self.rest().await,
             Signal::Reload => {
                 // What is wrong has been logged.
                 let _ = self.reload("SIGHUP").await;
@@ -143,6 +199,19 @@ impl Running {
                 }
             }
         }
+    }
+
+    fn tell_statsd(&mut self) {
+        let Some(statsd) = &mut self.statsd else {
+            return;
+        };
+        let workers = self.fleet.as_ref().map_or(0, |fleet| {
+            let status = fleet.handle.status();
+            let ready = |worker: &&WorkerStatus| worker.state == State::Ready;
+            status.workers.iter().filter(ready).count()
+        });
+        let (_, queued) = self.program.site.busy();
+        statsd.tell(&self.program.telemetry, Levels { workers, queued });
     }
 
     /// Reads the file again, if there is one, and replaces the workers, if there are any.
@@ -168,6 +237,10 @@ impl Running {
         }
         if self.reread.is_some() {
             done.push("the configuration was read again");
+        }
+        if let Err(error) = self.wake() {
+            self.log.error(format_args!("{why}: {error}"));
+            return Err(error);
         }
         let mut generation = None;
         if let Some(fleet) = &self.fleet {
@@ -277,6 +350,15 @@ impl Running {
             deadline: now + self.drain_delay + self.grace,
             workers_told: false,
         });
+    }
+
+    /// Nobody new may come.
+    pub(crate) fn begin_to_stop(&mut self) {
+        self.program.draining.store(true, Ordering::Relaxed);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.stopping();
+        }
+        self.edge.drain();
     }
 
     /// Workers are told to stop once no client can bring another request: every connection that

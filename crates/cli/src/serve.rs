@@ -36,6 +36,9 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         app,
         host: None,
         sockets: None,
+        logs: None,
+        log_files: Vec::new(),
+        statsd: None,
         activated: Activated::default(),
     };
     start.run()

@@ -480,6 +480,7 @@ impl State {
             },
             page: None,
             terms: self.speeches.of(endpoint, &address),
+            process: 0,
         });
         if member.hold {
             cluster.set_healthy(id, false);

@@ -42,9 +42,21 @@ pub(crate) struct Sockets {
     sockets: Vec<OwnedFd>,
     /// Files of unix sockets that we have made.
     paths: Vec<PathBuf>,
-    /// They came from whoever started us, who also keeps the files of unix sockets.
-    pub(crate) inherited: bool,
+    origin: Origin,
 }
+
+/// Where the sockets come from, which decides who removes the files of unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Made,
+    /// From an older program: its affair until it is gone.
+    Older,
+    /// From whoever started us, who keeps them.
+    Given,
+}
+
+/// Marks descriptors, among those of an older program, that it was given itself.
+const GIVEN: &str = "given:";
 
 impl Address {
     /// Reads one address; an error says what is wrong with it.
@@ -80,15 +92,19 @@ impl Sockets {
         backlog: u32,
         owner: Owner,
     ) -> Result<Sockets, String> {
-        let given = given()?;
-        if !given.is_empty() {
+        let file = |address: &Address| match address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp { .. } | Address::Descriptor(_) => None,
+        };
+        let paths = addresses.iter().filter_map(file).collect();
+        if let Some((sockets, origin)) = given()? {
             return Ok(Sockets {
-                sockets: given,
-                paths: Vec::new(),
-                inherited: true,
+                sockets,
+                paths,
+                origin,
             });
         }
-        let (mut sockets, mut paths) = (Vec::new(), Vec::new());
+        let mut sockets = Vec::new();
         for address in addresses {
             match address {
                 Address::Descriptor(number) => sockets.push(inherit(*number)?),
@@ -96,7 +112,6 @@ impl Sockets {
                     sockets.push(unix(path, backlog, owner).map_err(|error| {
                         format!("cannot listen on unix:{}: {error}", path.display())
                     })?);
-                    paths.push(path.clone());
                 }
                 Address::Tcp { host, port } => {
                     for address in resolve(host, *port)? {
@@ -108,7 +123,7 @@ impl Sockets {
         Ok(Sockets {
             sockets,
             paths,
-            inherited: false,
+            origin: Origin::Made,
         })
     }
 
@@ -133,8 +148,34 @@ impl Sockets {
         self.sockets.iter().map(duplicate).collect()
     }
 
-    /// Removes the files of unix sockets, unless somebody else uses them now.
+    /// Their numbers.
+    pub(crate) fn descriptors(&self) -> Vec<RawFd> {
+        self.sockets.iter().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// What a newer program is told about them.
+    pub(crate) fn inheritance(&self) -> String {
+        let numbers: Vec<String> = self.descriptors().iter().map(RawFd::to_string).collect();
+        let given = if self.origin == Origin::Given {
+            GIVEN
+        } else {
+            ""
+        };
+        format!("{given}{}", numbers.join(","))
+    }
+
+    /// Whoever had them before is gone: they are ours.
+    pub(crate) fn adopt(&mut self) {
+        if self.origin == Origin::Older {
+            self.origin = Origin::Made;
+        }
+    }
+
+    /// Removes the files of unix sockets, if they are ours.
     pub(crate) fn clear(&self) {
+        if self.origin != Origin::Made {
+            return;
+        }
         for path in &self.paths {
             // It may have been removed or replaced by somebody else.
             let _ = std::fs::remove_file(path);
@@ -143,25 +184,29 @@ impl Sockets {
 }
 
 /// Descriptors that whoever started us says we have.
-pub(crate) fn given() -> Result<Vec<OwnedFd>, String> {
+pub(crate) fn given() -> Result<Option<(Vec<OwnedFd>, Origin)>, String> {
     if let Ok(list) = std::env::var(INHERITED) {
-        let numbers = list.split(',').filter(|number| !number.is_empty());
-        return numbers
-            .map(|number| {
-                inherit(
-                    number
-                        .parse()
-                        .map_err(|_| format!("${INHERITED} is `{list}`"))?,
-                )
-            })
-            .collect();
+        let (numbers, origin) = match list.strip_prefix(GIVEN) {
+            Some(numbers) => (numbers, Origin::Given),
+            None => (list.as_str(), Origin::Older),
+        };
+        let wrong = |_| format!("${INHERITED} is `{list}`");
+        let taken = numbers
+            .split(',')
+            .map(|number| inherit(number.parse().map_err(wrong)?));
+        return Ok(Some((taken.collect::<Result<_, _>>()?, origin)));
     }
     let ours = std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string());
     let count = std::env::var("LISTEN_FDS")
         .ok()
         .and_then(|count| count.parse().ok());
     let count: RawFd = if ours { count.unwrap_or(0) } else { 0 };
-    (FIRST_GIVEN..FIRST_GIVEN + count).map(inherit).collect()
+    if count <= 0 {
+        return Ok(None);
+    }
+    let taken: Result<Vec<OwnedFd>, String> =
+        (FIRST_GIVEN..FIRST_GIVEN + count).map(inherit).collect();
+    Ok(Some((taken?, Origin::Given)))
 }
 
 /// Takes over a descriptor that this program was started with.

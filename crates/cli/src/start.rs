@@ -15,7 +15,7 @@ use evener_supervisor::{
     Handle, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
     RunDirectory, SetUp, Settings, Supervisor,
 };
-use evener_telemetry::{AccessFormat, Log, LogFormat, Telemetry, TelemetryConfig};
+use evener_telemetry::{AccessFormat, Log, LogFile, LogFormat, Telemetry, TelemetryConfig};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -25,14 +25,16 @@ use crate::application::Application;
 use crate::balancer::ClusterBalancer;
 use crate::changes::Changes;
 use crate::failure;
+use crate::logs::Logs;
 use crate::nursery::{self, Host};
 use crate::reread::Reread;
 use crate::resolve::{AdminSettings, LogSettings, Resolved, Worker};
-use crate::running::{Fleet, Running};
+use crate::running::{Ended, Fleet, Running};
 use crate::signals::Signals;
 use crate::site::Site;
 use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
+use crate::statsd::Statsd;
 use crate::systemd::{Activated, Notifier};
 use crate::tls;
 use crate::upkeep::Upkeep;
@@ -60,6 +62,12 @@ pub(crate) struct Start {
     pub(crate) host: Option<Host>,
     /// Makes the sockets that clients connect to, in the place of what the configuration says.
     pub(crate) sockets: Option<OpenSockets>,
+    /// Logs in the place of what `log` says.
+    pub(crate) logs: Option<Logs>,
+    /// Files of theirs that are opened again when asked for.
+    pub(crate) log_files: Vec<LogFile>,
+    /// Sends what is counted elsewhere, if that is asked for.
+    pub(crate) statsd: Option<Statsd>,
     /// Sockets that were opened for us, in the place of what we would open.
     pub(crate) activated: Activated,
 }
@@ -77,6 +85,8 @@ pub(crate) struct App {
     pub(crate) set_up: Option<SetUp>,
     /// Judges settings that the nursery has read anew.
     pub(crate) reconfigure: Option<Reconfigure>,
+    /// Whether it is run as gunicorn runs it.
+    pub(crate) as_gunicorn: bool,
 }
 
 impl App {
@@ -145,11 +155,17 @@ impl Start {
 
     /// The same on a runtime that is there already, with these listeners.
     pub(crate) fn run_on(
-        self,
+        mut self,
         runtime: &Runtime,
         listeners: Vec<ListenerSpec>,
     ) -> Result<(), Failure> {
-        let telemetry = telemetry(self.log);
+        let telemetry = match self.logs.take() {
+            Some(logs) => {
+                self.log_files.clone_from(&logs.files);
+                logs.telemetry()
+            }
+            None => telemetry(self.log),
+        };
         for note in &self.notes {
             telemetry.log().warning(format_args!("{note}"));
         }
@@ -246,18 +262,29 @@ impl Start {
             reread: self.reread,
             stopping: None,
             host: self.host,
+            sockets,
+            resting: None,
+            log_files: self.log_files,
+            statsd: self.statsd,
             fleet: workers.map(|(supervisor, handle)| Fleet {
                 handle,
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
-        let (outcome, host) = running.run().await;
+        let Ended {
+            outcome,
+            host,
+            sockets,
+        } = running.run().await;
         drop(socket);
-        if let Some(sockets) = sockets.filter(|sockets| !sockets.inherited) {
+        let manners = host.as_ref().and_then(|host| host.manners.as_ref());
+        let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
+        if let Some(sockets) = sockets.filter(|_| !handed_on) {
             sockets.clear();
         }
         if let Some(mut host) = host {
-            host.over(&log).await;
+            let raised = matches!(outcome, Outcome::Raised);
+            host.over(raised).await?;
         }
         ended(outcome, self.app, self.title)
     }
@@ -398,6 +425,7 @@ fn supervisor(
         page_slots: resolved.in_flight_max,
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
+        oldest_first: app.as_gunicorn,
         waits_when_broken: resolved.reload.is_some(),
         environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),

@@ -149,7 +149,11 @@ impl Activated {
             socket: Some(socket),
         };
         Ok(Activated {
-            sockets: sockets::given()?.into_iter().map(given).collect(),
+            sockets: sockets::given()?
+                .into_iter()
+                .flat_map(|(sockets, _)| sockets)
+                .map(given)
+                .collect(),
         })
     }
 

@@ -469,6 +469,10 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Number of header fields in a head (431).
     pub header_count: usize,
+    /// The request line alone, in bytes (414).
+    pub line_bytes: usize,
+    /// One header field, in bytes (431).
+    pub field_bytes: usize,
     /// Request body in bytes (413); `None` is unlimited.
     pub body_bytes: Option<u64>,
     /// Downstream connections over all shards; further ones wait in the listen backlog.
@@ -484,6 +488,8 @@ impl Default for Limits {
         Limits {
             head_bytes: 32 * 1024,
             header_count: 100,
+            line_bytes: usize::MAX,
+            field_bytes: usize::MAX,
             body_bytes: Some(1024 * 1024 * 1024),
             connections: 20_000,
             queue_length: 1_000,

@@ -97,6 +97,7 @@ fn limits(section: &Section) -> Limits {
         connections: count("connections", usual.connections),
         queue_length: count("queue", usual.queue_length),
         replay_bytes: bytes("replay", usual.replay_bytes),
+        ..usual
     }
 }
 

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             share: Share::default(),
             page: None,
             terms: evener_edge::UpstreamTerms::default(),
+            process: 0,
         });
     }
     let address = match listen.strip_prefix("unix:") {

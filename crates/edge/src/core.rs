@@ -175,6 +175,8 @@ impl Core {
         self.head_limits = HeadLimits {
             head_bytes: config.limits.head_bytes.min(READ_BYTES),
             header_count: config.limits.header_count,
+            line_bytes: config.limits.line_bytes,
+            field_bytes: config.limits.field_bytes,
         };
         self.routes = RouteTable::new(&config.routes, &config.clusters, &listeners.names);
         self.listener_terms.clone_from(&listeners.terms);

@@ -162,6 +162,11 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
             head,
             &exchange.outgoing,
         );
+        if let Some(template) = core.telemetry.access_template() {
+            let names = template.request_fields();
+            exchange.log.keep(names, bytes, &core.fields);
+            exchange.log.request_fields = names.len();
+        }
     }
     session.served = true;
     session.since_ms = core.now_ms();
@@ -280,6 +285,7 @@ fn note_for_log(log: &mut LogLine, peer: Peer, bytes: &[u8], head: &RequestHead,
     log.text.extend_from_slice(head.method_span.of(bytes));
     log.method_end = log.text.len();
     log.text.extend_from_slice(head.path_and_query(bytes));
+    log.target_end = log.text.len();
 }
 
 fn written_value<'a>(outgoing: &'a [u8], before: &[u8]) -> &'a [u8] {

@@ -60,6 +60,8 @@ pub struct EndpointSpec {
     pub page: Option<Arc<Page>>,
     /// How it is spoken to.
     pub terms: UpstreamTerms,
+    /// Its process id, for the access log; 0 if it is not known.
+    pub process: u32,
 }
 
 /// How an endpoint is spoken to: HTTP/1.1 in clear text, unless something else is said.
@@ -113,6 +115,7 @@ pub(crate) struct Endpoint {
     pub(crate) name: String,
     pub(crate) address: EndpointAddress,
     pub(crate) page: Option<Arc<Page>>,
+    pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
     pub(crate) terms: UpstreamTerms,
     /// Takes no new requests; its idle connections are closed.
@@ -146,6 +149,7 @@ impl EndpointSpec {
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
             terms: self.terms,
+            process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
             stands: AtomicBool::new(false),

@@ -4,7 +4,7 @@ use std::str::from_utf8;
 use std::time::Duration;
 
 use evener_http1::Version;
-use evener_telemetry::AccessRecord;
+use evener_telemetry::{AccessRecord, FieldValues};
 
 use crate::core::Core;
 use crate::session::Exchange;
@@ -23,7 +23,7 @@ pub(crate) fn finished(exchange: &Exchange, core: &mut Core, status: Option<u16>
     core.telemetry.access(&AccessRecord {
         client: from_utf8(&log.text[..log.client_end]).unwrap_or("-"),
         method: &log.text[log.id_end..log.method_end],
-        target: &log.text[log.method_end..],
+        target: &log.text[log.method_end..log.target_end],
         version: match exchange.version {
             _ if exchange.over_http2 => "2.0",
             Version::H10 => "1.0",
@@ -33,6 +33,11 @@ pub(crate) fn finished(exchange: &Exchange, core: &mut Core, status: Option<u16>
         bytes: exchange.response_bytes,
         duration: total,
         worker: endpoint.map_or("", |endpoint| endpoint.name.as_str()),
+        process: endpoint.map_or(0, |endpoint| endpoint.process),
+        fields: FieldValues {
+            text: &log.text,
+            spans: &log.fields,
+        },
         request_id: from_utf8(&log.text[log.client_end..log.id_end]).unwrap_or(""),
     });
 }

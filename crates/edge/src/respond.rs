@@ -235,6 +235,10 @@ fn start_response(
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let bytes = &buffer[at..];
+    if let Some(template) = core.telemetry.access_template() {
+        let names = template.response_fields();
+        exchange.log.keep_response(names, bytes, &core.fields);
+    }
     let encoded = exchange.filtered.is_some() && compress::begin(exchange, core, bytes, head);
     let chunked = modern && (!delimited || encoded);
     // A client that is still sending is told to stop: what it sends after our answer is not read.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use evener_http1::{BodyDecoder, Method, RequestHead, Version};
+use evener_http1::{BodyDecoder, Fields, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
 use evener_policy::balance::Picking;
 
@@ -230,6 +230,38 @@ pub(crate) struct LogLine {
     pub(crate) client_end: usize,
     pub(crate) id_end: usize,
     pub(crate) method_end: usize,
+    pub(crate) target_end: usize,
+    /// Where the header fields are that the log's template asks for: those of the request, then
+    /// those of the response.
+    pub(crate) fields: Vec<(u32, u32)>,
+    /// How many of them are of the request.
+    pub(crate) request_fields: usize,
+}
+
+impl LogLine {
+    /// Keeps the values of named header fields; the first of several of a name counts.
+    pub(crate) fn keep(&mut self, names: &[String], bytes: &[u8], fields: &Fields) {
+        for name in names {
+            let found = fields
+                .iter()
+                .find(|field| field.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
+            let place = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+            let start = place(self.text.len());
+            match found {
+                Some(field) => {
+                    self.text.extend_from_slice(field.value.of(bytes));
+                    self.fields.push((start, place(self.text.len())));
+                }
+                None => self.fields.push((u32::MAX, 0)),
+            }
+        }
+    }
+
+    /// Keeps those of a response, in the place of those of an earlier attempt.
+    pub(crate) fn keep_response(&mut self, names: &[String], bytes: &[u8], fields: &Fields) {
+        self.fields.truncate(self.request_fields);
+        self.keep(names, bytes, fields);
+    }
 }
 
 impl Exchange {
@@ -251,6 +283,8 @@ impl Exchange {
         self.held = true;
         self.upload_moved_ms = now_ns / 1_000_000;
         self.log.text.clear();
+        self.log.fields.clear();
+        self.log.request_fields = 0;
         self.stand_in = None;
         self.endpoint = None;
         self.answered_by = None;

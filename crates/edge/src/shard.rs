@@ -77,6 +77,8 @@ pub(crate) enum ShardMessage {
     Answer,
     /// Take no new connections, finish the rest.
     Drain,
+    /// A drain is over: new connections are welcome again.
+    Resume,
     /// Cut everything and end.
     Stop,
 }
@@ -341,6 +343,7 @@ impl Shard {
                     self.core.progress.answered.fetch_add(1, Ordering::Release);
                 }
                 ShardMessage::Drain => self.drain(),
+                ShardMessage::Resume => self.resume(),
                 ShardMessage::Stop => self.stopping = true,
             }
         }
@@ -371,6 +374,7 @@ impl Shard {
         }
         if let Some(listener) = self.listeners.get_mut(place).and_then(Option::take) {
             self.core.tokens.free(listener.token());
+            listener.deregister(self.poll.registry());
         }
         self.backlogged.retain(|index| *index != place);
         self.arm_accepted();
@@ -480,6 +484,13 @@ impl Shard {
             }
         }
         self.core.progress.closed.fetch_add(1, Ordering::Release);
+    }
+
+    /// Is open to new connections again, once there are listeners.
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.core.draining) {
+            self.core.progress.closed.fetch_sub(1, Ordering::Release);
+        }
     }
 
     fn go_on_with_yielded(&mut self) {

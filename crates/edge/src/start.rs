@@ -17,7 +17,7 @@ use evener_telemetry::Telemetry;
 use mio::Poll;
 
 use crate::cluster::Cluster;
-use crate::config::{EdgeConfig, ListenAddress};
+use crate::config::{EdgeConfig, ListenAddress, ListenerSpec};
 use crate::core::{Core, ListenerTerms, Listeners, Owner, Progress};
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
@@ -29,6 +29,7 @@ pub struct Edge {
     /// Places of listeners are never used again.
     next_place: usize,
     clusters: Vec<Weak<Cluster>>,
+    backlog: u32,
     connections: Arc<AtomicUsize>,
     /// What the shards have done of what they were told.
     progress: Arc<Progress>,
@@ -102,6 +103,7 @@ impl Edge {
             listeners: Vec::new(),
             next_place: 0,
             clusters: Vec::new(),
+            backlog: config.backlog,
             connections: Arc::new(AtomicUsize::new(0)),
             progress: Arc::default(),
             asked: 0,
@@ -282,6 +284,29 @@ impl Edge {
         for shard in &self.shards {
             shard.postbox.post(ShardMessage::Drain);
         }
+    }
+
+    /// Takes connections again after [`Edge::drain`], on these sockets, one for each listener that
+    /// there was, in the same order.
+    pub fn resume(&self, listeners: Vec<ListenerSpec>) -> Result<(), StartError> {
+        let mut bound = Vec::new();
+        for (running, spec) in self.listeners.iter().zip(listeners) {
+            let mut sockets = bind(spec.address, self.shards.len(), self.backlog)?;
+            if let Some(tls) = &running.tls {
+                let secured = |socket: BoundListener| socket.with_tls(tls.clone());
+                sockets = sockets.into_iter().map(secured).collect();
+            }
+            bound.push((running.place, sockets));
+        }
+        for shard in &self.shards {
+            shard.postbox.post(ShardMessage::Resume);
+        }
+        for (place, sockets) in bound {
+            for (shard, listener) in self.shards.iter().zip(sockets) {
+                shard.postbox.post(ShardMessage::Listen { place, listener });
+            }
+        }
+        Ok(())
     }
 
     /// Cuts what is left and waits for the threads to end.

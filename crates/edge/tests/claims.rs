@@ -94,6 +94,7 @@ fn pair(name: &str) -> (Edge, SocketAddr, [Worker; 2]) {
             share: Share::default(),
             page: Some(page.clone()),
             terms: evener_edge::UpstreamTerms::default(),
+            process: 0,
         });
         Worker { page, listener }
     });

@@ -249,6 +249,7 @@ fn every_framing_survives_every_fragmentation() {
             share: Share::default(),
             page: None,
             terms: evener_edge::UpstreamTerms::default(),
+            process: 0,
         });
     }
     let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());

@@ -74,6 +74,7 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
             share: Share::default(),
             page: None,
             terms: evener_edge::UpstreamTerms::default(),
+            process: 0,
         });
     }
     let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
@@ -189,6 +190,7 @@ fn routed_requests_allocate_nothing() {
                     share: Share::default(),
                     page: None,
                     terms: evener_edge::UpstreamTerms::default(),
+                    process: 0,
                 });
             }
             cluster

@@ -57,6 +57,8 @@ pub enum HeadErrorKind {
     HeadTooLong,
     /// More header fields than allowed.
     TooManyFields,
+    /// One header field is longer than allowed.
+    FieldTooLong,
 }
 
 impl HeadErrorKind {
@@ -67,7 +69,9 @@ impl HeadErrorKind {
             HeadErrorKind::VersionNotSupported => 505,
             HeadErrorKind::LengthRequired => 411,
             HeadErrorKind::TargetTooLong => 414,
-            HeadErrorKind::HeadTooLong | HeadErrorKind::TooManyFields => 431,
+            HeadErrorKind::HeadTooLong
+            | HeadErrorKind::TooManyFields
+            | HeadErrorKind::FieldTooLong => 431,
             _ => 400,
         }
     }
@@ -98,6 +102,7 @@ impl HeadErrorKind {
             HeadErrorKind::TargetTooLong => "the request target is too long",
             HeadErrorKind::HeadTooLong => "the header section is too long",
             HeadErrorKind::TooManyFields => "there are too many header fields",
+            HeadErrorKind::FieldTooLong => "a header field is too long",
         }
     }
 }

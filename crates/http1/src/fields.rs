@@ -154,6 +154,9 @@ impl Fields {
             match field_line(buffer, at)? {
                 None => return Ok(None),
                 Some(field) => {
+                    if field.line.end() - at > limits.field_bytes {
+                        return Err(HeadError::new(HeadErrorKind::FieldTooLong, at));
+                    }
                     at = field.line.end();
                     self.list.push(field);
                 }

@@ -144,6 +144,9 @@ fn parse_bounded(
     let Some((line, mut head)) = request_line(buffer, start)? else {
         return Ok(None);
     };
+    if line - start - 2 > limits.line_bytes {
+        return Err(HeadError::new(HeadErrorKind::TargetTooLong, start));
+    }
     let Some(end) = fields.parse(buffer, line, limits)? else {
         return Ok(None);
     };
@@ -460,6 +463,8 @@ mod tests {
         let limits = HeadLimits {
             head_bytes: 64,
             header_count: 2,
+            line_bytes: 20,
+            field_bytes: 20,
         };
         let kind = |text: &[u8]| {
             parse_request(text, &mut Fields::new(), &limits)
@@ -479,6 +484,18 @@ mod tests {
         assert_eq!(
             kind(b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\n\r\n"),
             HeadErrorKind::TooManyFields
+        );
+        // "GET /aaaaaa HTTP/1.1" has 20 bytes, and so has "X: aaaaaaaaaaaaaaa" with its CRLF.
+        let fits = b"GET /aaaaaa HTTP/1.1\r\nHost: a\r\nX: aaaaaaaaaaaaaaa\r\n\r\n";
+        let parsed = parse_request(fits, &mut Fields::new(), &limits);
+        assert!(parsed.unwrap().is_some());
+        assert_eq!(
+            kind(b"GET /aaaaaaa HTTP/1.1\r\nHost: a\r\n\r\n"),
+            HeadErrorKind::TargetTooLong
+        );
+        assert_eq!(
+            kind(b"GET / HTTP/1.1\r\nHost: a\r\nX: aaaaaaaaaaaaaaaa\r\n\r\n"),
+            HeadErrorKind::FieldTooLong
         );
     }
 }

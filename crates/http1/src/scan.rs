@@ -8,6 +8,10 @@ pub struct HeadLimits {
     pub head_bytes: usize,
     /// Number of header fields.
     pub header_count: usize,
+    /// The request line alone, without its CRLF.
+    pub line_bytes: usize,
+    /// Each header field line, with its CRLF.
+    pub field_bytes: usize,
 }
 
 impl Default for HeadLimits {
@@ -15,6 +19,8 @@ impl Default for HeadLimits {
         HeadLimits {
             head_bytes: 32 * 1024,
             header_count: 100,
+            line_bytes: usize::MAX,
+            field_bytes: usize::MAX,
         }
     }
 }

@@ -217,6 +217,13 @@ impl Listener {
         self.token
     }
 
+    /// Has no more events. Closing is not enough: another process, or another part of this one, may
+    /// have the same socket, for whose sake the system would go on telling us.
+    pub fn deregister(mut self, registry: &Registry) {
+        // A registry that is gone has nothing to tell.
+        let _ = registry.deregister(self.kind.source());
+    }
+
     /// The next waiting connection; `WouldBlock` when there is none.
     pub fn accept(&self) -> io::Result<Accepted> {
         match &self.kind {

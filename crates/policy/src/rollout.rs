@@ -42,6 +42,8 @@ pub struct Target {
     /// While this many are on their way out no further replacement is begun, so that a slow
     /// drain does not double the memory in use.
     pub leaving_max: usize,
+    /// Of a surplus the oldest go, as in gunicorn, and not the youngest.
+    pub oldest_first: bool,
     /// How many processes there may be at once, those on their way out included.
     pub processes_max: usize,
 }
@@ -173,7 +175,7 @@ impl Rollout {
     pub fn plan(&self, workers: &[View], target: Target) -> Vec<Step> {
         let mut serving: Vec<View> = Vec::new();
         serving.extend(workers.iter().filter(|view| view.phase != Phase::Leaving));
-        let mut plan = self.plan_drains(&mut serving, target.count);
+        let mut plan = self.plan_drains(&mut serving, target);
         let missing = target.count.saturating_sub(serving.len());
         let start = |why| Step::Start {
             generation: self.generation,
@@ -201,7 +203,8 @@ impl Rollout {
 
     /// Drains what is too much, old generations first, and takes it out of `serving`. A ready
     /// worker goes only if enough ready ones remain without it.
-    fn plan_drains(&self, serving: &mut Vec<View>, count: usize) -> Vec<Step> {
+    fn plan_drains(&self, serving: &mut Vec<View>, target: Target) -> Vec<Step> {
+        let count = target.count;
         let mut plan = Vec::new();
         while serving.len() > count {
             let any_old = serving.iter().any(|view| self.is_old(view));
@@ -209,9 +212,10 @@ impl Rollout {
                 .iter()
                 .filter(|view| !any_old || self.is_old(view))
                 .min_by_key(|view| {
-                    // Old ones go in the order of their age; of a surplus, the youngest goes.
-                    let order = if any_old { view.id } else { u64::MAX - view.id };
-                    (view.phase == Phase::Ready, view.leader && !any_old, order)
+                    // Old ones go in the order of their age.
+                    let by_age = any_old || target.oldest_first;
+                    let order = if by_age { view.id } else { u64::MAX - view.id };
+                    (view.phase == Phase::Ready, view.leader && !by_age, order)
                 })
                 .copied();
             let Some(victim) = victim else { break };
@@ -270,6 +274,7 @@ mod tests {
             count,
             starts_allowed: usize::MAX,
             leaving_max: 1,
+            oldest_first: false,
             processes_max: usize::MAX,
         }
     }
@@ -450,6 +455,7 @@ mod tests {
                     count,
                     starts_allowed: allowed,
                     leaving_max: 2,
+                    oldest_first: false,
                     processes_max: 8,
                 };
                 for step in rollout.plan(&workers, target) {

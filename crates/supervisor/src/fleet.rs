@@ -239,6 +239,7 @@ impl Supervisor {
             count: self.wanted(),
             starts_allowed: self.restarts.starts_allowed(now, self.starting()),
             leaving_max: self.settings.leaving_max,
+            oldest_first: self.settings.oldest_first,
             processes_max: self.settings.processes_max,
         };
         for step in self.rollout.plan(&self.views(), target) {
@@ -397,7 +398,17 @@ impl Supervisor {
                 self.set_target(count.clamp(1, self.settings.count_max));
             }
             Command::ScaleBy(_) => {}
-            Command::Stop { grace } => {
+            Command::Rest if !self.stopping => self.set_target(0),
+            Command::Rest => {}
+            Command::Signal(number) => {
+                for worker in &mut self.workers {
+                    // One that has no number yet has nothing to be told.
+                    if worker.pid != 0 {
+                        worker.send(false, number);
+                    }
+                }
+            }
+            Command::Stop { grace, signal } => {
                 self.stopping = true;
                 self.target = 0;
                 self.grace = grace;
@@ -405,6 +416,11 @@ impl Supervisor {
                 for index in 0..self.workers.len() {
                     let worker = &mut self.workers[index];
                     worker.leaving = true;
+                    if let Some(number) = signal
+                        && worker.pid != 0
+                    {
+                        worker.send(false, number);
+                    }
                     let acts = worker.life.handle(now, Event::Drain { grace });
                     self.act(index, &acts);
                 }

@@ -35,7 +35,12 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
     Scale(usize, oneshot::Sender<usize>),
     ScaleBy(isize),
-    Stop { grace: Duration },
+    Rest,
+    Signal(i32),
+    Stop {
+        grace: Duration,
+        signal: Option<i32>,
+    },
     Hurry,
 }
 
@@ -85,9 +90,26 @@ impl Handle {
         let _ = self.commands.send(Command::ScaleBy(difference)).await;
     }
 
+    /// Drains and ends all workers, and goes on without any until a number of them is wanted again.
+    pub async fn rest(&self) {
+        let _ = self.commands.send(Command::Rest).await;
+    }
+
+    /// Sends a signal to every worker that there is.
+    pub async fn signal(&self, number: i32) {
+        let _ = self.commands.send(Command::Signal(number)).await;
+    }
+
     /// Drains and ends all workers; [`Supervisor::run`] then returns.
     pub async fn stop(&self, grace: Duration) {
-        let _ = self.commands.send(Command::Stop { grace }).await;
+        let signal = None;
+        let _ = self.commands.send(Command::Stop { grace, signal }).await;
+    }
+
+    /// The same, and tells every worker first that it is to end at once, by a signal of its kind.
+    pub async fn stop_by(&self, signal: i32, grace: Duration) {
+        let signal = Some(signal);
+        let _ = self.commands.send(Command::Stop { grace, signal }).await;
     }
 
     /// Takes the next step with every worker that is on its way out, without waiting for it.

@@ -51,6 +51,8 @@ pub struct ReadyWorker {
     pub socket: PathBuf,
     /// Its vitals, when it is a worker of Evener's own kind.
     pub page: Option<Arc<Page>>,
+    /// Its process id.
+    pub pid: u32,
 }
 
 /// Who sends requests to the workers. Called on the control thread; must not block.
@@ -100,6 +102,8 @@ pub struct Settings {
     pub backlog: i32,
     /// While this many workers drain, no further replacement begins.
     pub leaving_max: usize,
+    /// When fewer workers are wanted the oldest go, as in gunicorn, and not the youngest.
+    pub oldest_first: bool,
     /// An application that does not start ends the program, unless this is set: then a new
     /// attempt is made when a reload is asked for (`--reload`).
     pub waits_when_broken: bool,

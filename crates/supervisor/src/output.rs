@@ -59,7 +59,7 @@ impl Output {
         let prefix = match format {
             LogFormat::Text { colors: false } => format!("{name} | "),
             LogFormat::Text { colors: true } => format!("\x1b[2m{name} |\x1b[0m "),
-            LogFormat::Json => String::new(),
+            LogFormat::Json | LogFormat::Gunicorn { .. } => String::new(),
         };
         let held = hold.then(Vec::new);
         let state = State {

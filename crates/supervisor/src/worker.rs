@@ -179,6 +179,7 @@ impl Worker {
             name: self.name.clone(),
             socket: self.socket.clone(),
             page: self.page.clone(),
+            pid: self.pid,
         }
     }
 

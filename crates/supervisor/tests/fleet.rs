@@ -135,6 +135,7 @@ fn settings(environment: &[(&str, &str)]) -> Settings {
         page_slots: 16,
         backlog: 64,
         leaving_max: 1,
+        oldest_first: false,
         waits_when_broken: false,
         environment: Vec::new(),
         reconfigure: None,

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock;
 use crate::log::Log;
+use crate::template::{AccessTemplate, FieldValues};
 
 /// Bytes of lines that one shard may have waiting; lines beyond are dropped and counted.
 const BUFFER_BYTES_MAX: usize = 1024 * 1024;
@@ -20,7 +21,7 @@ const BUFFER_BYTES_MAX: usize = 1024 * 1024;
 const BATCH: Duration = Duration::from_millis(50);
 
 /// How access-log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessFormat {
     /// uvicorn's line with the time taken: `INFO:     10.0.0.1:99 - "GET / HTTP/1.1" 200 OK 1.204ms`.
     Text {
@@ -29,6 +30,8 @@ pub enum AccessFormat {
     },
     /// One JSON object per line.
     Json,
+    /// What a template says.
+    Template(Arc<AccessTemplate>),
 }
 
 /// What one line of the access log tells.
@@ -51,8 +54,12 @@ pub struct AccessRecord<'a> {
     pub duration: Duration,
     /// The worker that answered; empty when the edge itself did.
     pub worker: &'a str,
+    /// The worker's process id; 0 when it is not known.
+    pub process: u32,
     /// The request's id; empty when it has none.
     pub request_id: &'a str,
+    /// The header fields that a template asks for.
+    pub fields: FieldValues<'a>,
 }
 
 /// Lines on their way from one shard to the writer.
@@ -92,6 +99,14 @@ impl Wake {
 }
 
 impl AccessBuffer {
+    /// The template of its lines, if they have one.
+    pub(crate) fn template(&self) -> Option<&Arc<AccessTemplate>> {
+        match &self.format {
+            AccessFormat::Template(template) => Some(template),
+            AccessFormat::Text { .. } | AccessFormat::Json => None,
+        }
+    }
+
     /// Adds a line; false when it was dropped because the buffer is full.
     pub(crate) fn write(&mut self, record: &AccessRecord<'_>) -> bool {
         match self.shared.try_lock() {
@@ -100,14 +115,14 @@ impl AccessBuffer {
                 if shared.len() >= BUFFER_BYTES_MAX {
                     return false;
                 }
-                push_line(&mut shared, self.format, record);
+                push_line(&mut shared, &self.format, record);
             }
             Err(TryLockError::Poisoned(_)) => return false,
             Err(TryLockError::WouldBlock) => {
                 if self.spill.len() >= BUFFER_BYTES_MAX {
                     return false;
                 }
-                push_line(&mut self.spill, self.format, record);
+                push_line(&mut self.spill, &self.format, record);
             }
         }
         self.wake.wake();
@@ -183,7 +198,7 @@ impl AccessWriter {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.push(Arc::clone(&shared));
         AccessBuffer {
-            format: self.format,
+            format: self.format.clone(),
             shared,
             spill: Vec::new(),
             wake: Arc::clone(&self.wake),
@@ -245,10 +260,11 @@ fn run(buffers: &Mutex<Vec<SharedBuffer>>, wake: &Wake, mut sink: Box<dyn Write 
     }
 }
 
-fn push_line(out: &mut Vec<u8>, format: AccessFormat, record: &AccessRecord<'_>) {
+fn push_line(out: &mut Vec<u8>, format: &AccessFormat, record: &AccessRecord<'_>) {
     match format {
-        AccessFormat::Text { colors } => push_text(out, colors, record),
+        AccessFormat::Text { colors } => push_text(out, *colors, record),
         AccessFormat::Json => push_json(out, record),
+        AccessFormat::Template(template) => template.push(out, record),
     }
 }
 
@@ -417,7 +433,9 @@ mod tests {
             bytes: 12,
             duration: Duration::from_micros(1204),
             worker: "worker-1",
+            process: 0,
             request_id: "",
+            fields: FieldValues::default(),
         }
     }
 

@@ -117,6 +117,14 @@ impl HistogramSnapshot {
         self.buckets[..end].iter().sum()
     }
 
+    /// The values, each rounded up to the end of its bucket, and how often each was recorded.
+    pub fn values(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        let counted = self.buckets.iter().enumerate();
+        counted
+            .filter(|(_, count)| **count > 0)
+            .map(|(index, count)| (Duration::from_micros(upper_bound(index)), *count))
+    }
+
     pub(crate) fn since(&self, earlier: &HistogramSnapshot) -> HistogramSnapshot {
         let pairs = self.buckets.iter().zip(&earlier.buckets);
         HistogramSnapshot {

@@ -9,18 +9,22 @@
 mod access;
 mod clock;
 mod counters;
+mod file;
 mod histogram;
 mod log;
 mod prometheus;
+mod template;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use access::{AccessFormat, AccessRecord};
 pub use counters::{ErrorKind, Snapshot};
+pub use file::LogFile;
 pub use histogram::HistogramSnapshot;
-pub use log::{Level, Log, LogFormat};
+pub use log::{Level, Log, LogFormat, Receiver};
 pub use prometheus::{Exposition, Kind};
+pub use template::{AccessTemplate, FieldValues};
 
 use access::{AccessBuffer, AccessWriter};
 use counters::ShardCounters;
@@ -217,6 +221,11 @@ impl ShardTelemetry {
     /// Whether an access log is kept, so that callers can spare themselves the record.
     pub fn has_access_log(&self) -> bool {
         self.access.is_some()
+    }
+
+    /// The template of the access log, if it has one: callers keep the header fields it shows.
+    pub fn access_template(&self) -> Option<&Arc<AccessTemplate>> {
+        self.access.as_ref().and_then(AccessBuffer::template)
     }
 
     /// Adds a line to the access log. Never blocks: a line that finds the buffer full is dropped

@@ -63,6 +63,11 @@ pub enum LogFormat {
     },
     /// `{"time":…,"level":…,"message":…}`.
     Json,
+    /// `[2026-01-31 23:59:59 +0100] [77] [INFO] message`, as gunicorn's error log.
+    Gunicorn {
+        /// Seconds that local time is ahead of UTC.
+        utc_offset: i32,
+    },
 }
 
 /// Handle on the log; clones write to the same place.
@@ -73,10 +78,15 @@ pub struct Log {
     sink: Sink,
 }
 
+/// Takes messages as they are; see [`Log::with_receiver`].
+pub type Receiver = dyn Fn(Level, &str) + Send + Sync;
+
 #[derive(Clone)]
 enum Sink {
     Stderr,
     Writer(Arc<Mutex<dyn Write + Send>>),
+    Receiver(Arc<Receiver>),
+    Nowhere,
 }
 
 impl fmt::Debug for Log {
@@ -113,6 +123,22 @@ impl Log {
         }
     }
 
+    /// The same log, its messages handed to `receiver` as they are, without form.
+    pub fn with_receiver(self, receiver: Arc<Receiver>) -> Log {
+        Log {
+            sink: Sink::Receiver(receiver),
+            ..self
+        }
+    }
+
+    /// The same log, thrown away.
+    pub fn to_nowhere(self) -> Log {
+        Log {
+            sink: Sink::Nowhere,
+            ..self
+        }
+    }
+
     /// Whether events of this level are written.
     pub fn wants(&self, level: Level) -> bool {
         level <= self.level
@@ -129,8 +155,17 @@ impl Log {
         if !self.wants(level) {
             return;
         }
+        if let Sink::Receiver(receiver) = &self.sink {
+            return receiver(level, &message.to_string());
+        }
         let mut line = Vec::with_capacity(128);
         match self.format {
+            LogFormat::Gunicorn { utc_offset } => {
+                clock::push_error_log(&mut line, SystemTime::now(), utc_offset);
+                let name = level.tag().0;
+                // A `Vec` takes every write.
+                let _ = writeln!(line, " [{}] [{name}] {message}", std::process::id());
+            }
             LogFormat::Text { colors } => {
                 let (name, padding, color) = level.tag();
                 // A `Vec` takes every write.
@@ -158,6 +193,11 @@ impl Log {
         // A closed standard error must not stop the service.
         let _ = match &self.sink {
             Sink::Stderr => std::io::stderr().write_all(lines),
+            Sink::Nowhere => Ok(()),
+            Sink::Receiver(receiver) => {
+                receiver(Level::Info, String::from_utf8_lossy(lines).trim_end());
+                Ok(())
+            }
             Sink::Writer(writer) => writer
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -232,6 +272,28 @@ mod tests {
             log.error(format_args!("x"))
         });
         assert_eq!(text, "\x1b[31mERROR\x1b[0m:    x\n");
+    }
+
+    #[test]
+    fn gunicorns_form_has_date_process_and_level() {
+        let text = captured(LogFormat::Gunicorn { utc_offset: 0 }, |log| {
+            log.warning(format_args!("one"))
+        });
+        let rest = format!(" +0000] [{}] [WARNING] one\n", std::process::id());
+        assert!(text.starts_with("[20") && text.ends_with(&rest), "{text}");
+    }
+
+    #[test]
+    fn a_receiver_gets_messages_as_they_are() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let ears = heard.clone();
+        let receiver = move |level: Level, text: &str| {
+            ears.lock().unwrap().push((level, text.to_owned()));
+        };
+        let log = Log::default().with_receiver(Arc::new(receiver));
+        log.error(format_args!("a {}", 1));
+        log.debug(format_args!("not wanted"));
+        assert_eq!(*heard.lock().unwrap(), [(Level::Error, "a 1".to_owned())]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::websocket::socket::Socket;
 const HEAD_LIMITS: HeadLimits = HeadLimits {
     head_bytes: 128 * 1024,
     header_count: 512,
+    line_bytes: usize::MAX,
+    field_bytes: usize::MAX,
 };
 
 /// The most that one receive takes.

@@ -18,6 +18,35 @@ from evener.gunicorn.config import Config
 BOOTING = "[booting]"
 
 
+class Listener:
+    """A socket that clients connect to. The program has it; here is what can be said about it."""
+
+    def __init__(self, text: str, name: Any) -> None:
+        self._text = text
+        self._name = name
+        self.cfg_addr = name
+
+    def getsockname(self) -> Any:
+        """Host and port, or a path."""
+        return self._name
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def listeners(addresses: list[str], configured: list[Any]) -> list[Listener]:
+    """What the program listens on, told as texts, in the order of `bind`."""
+    found = []
+    for text, asked in zip(addresses, [*configured, *addresses], strict=False):
+        host, _, port = text.partition("://")[2].rpartition(":")
+        if host and port.isdigit():
+            found.append(Listener(text, (host.strip("[]"), int(port))))
+        else:
+            path = asked if isinstance(asked, str) else text
+            found.append(Listener(f"unix:{path}", path))
+    return found
+
+
 class Worker:
     """One worker, in the nursery and in the worker itself."""
 
@@ -34,7 +63,9 @@ class Worker:
         self.aborted = False
         self.alive = True
         self.reloader = None
+        # uvicorn's worker class calls it `wsgi`, gunicorn's own `asgi`.
         self.wsgi: Any = None
+        self.asgi: Any = None
         self.nr = 0
         most, jitter = server.cfg.max_requests, server.cfg.max_requests_jitter
         self.max_requests = most + randint(0, jitter) if most else sys.maxsize  # noqa: S311
@@ -95,7 +126,8 @@ class Server:
         self.address = app.cfg.address
         self.timeout = app.cfg.timeout
         self.proc_name = app.cfg.proc_name
-        self.worker_class = app.cfg.worker_class
+        named = app.cfg.worker_class
+        self.worker_class: type = named if isinstance(named, type) else Worker
 
     @property
     def num_workers(self) -> int | None:

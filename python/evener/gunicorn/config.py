@@ -111,9 +111,9 @@ class Config:
         return [address(text) for text in self.settings["bind"].value]
 
     @property
-    def is_ssl(self) -> bool:
-        """Whether a certificate or its key was given."""
-        return bool(self.settings["certfile"].value or self.settings["keyfile"].value)
+    def is_ssl(self) -> Any:
+        """The certificate or its key, if one was given."""
+        return self.settings["certfile"].value or self.settings["keyfile"].value
 
     @property
     def ssl_options(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class Config:
 
     def __str__(self) -> str:
         lines = []
+        width = max(map(len, self.settings))
         for name, setting in sorted(self.settings.items()):
             value = setting.value
             if callable(value):
-                kind = value.__qualname__ if setting.source != "default" else "None"
-                value = f"<{kind}>" if setting.source != "default" else "None"
-            lines.append(f"{name:<34}= {value}")
+                value = f"<{value.__qualname__}()>" if setting.source != "default" else "None"
+            lines.append(f"{name:<{width}} = {value}")
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from evener.application import Application as AsgiApplication
 from evener.application import CannotStart
 from evener.gunicorn import config as addresses
 from evener.gunicorn import log, worker_class
-from evener.gunicorn.arbiter import Application, Server, Worker
+from evener.gunicorn.arbiter import Application, Server, Worker, listeners
 from evener.gunicorn.config import Config
 from evener.gunicorn.life import Life
 from evener.gunicorn.loading import load_target
@@ -98,6 +98,11 @@ class Household:
             "target": self._target,
             "values": values,
             "given": [name for name in self.cfg.settings if self.cfg.is_given(name)],
+            "changed": [
+                name
+                for name, setting in self.cfg.settings.items()
+                if self.cfg.is_given(name) and setting.value != setting.default
+            ],
             "sources": {name: setting.source for name, setting in self.cfg.settings.items()},
             "kwargs": {
                 name: value
@@ -105,12 +110,38 @@ class Household:
                 if isinstance(value, str | int | float | list | None)
             },
             "notes": self._notes,
-            "utc_offset": time.localtime().tm_gmtoff,
             "directory": self.cfg.chdir,
-            "logs_elsewhere": bool(
-                self.cfg.logconfig or self.cfg.logconfig_dict or self.cfg.logconfig_json
-            ),
+            "logs": {
+                "errors_in_python": log.errors_in_python(self.cfg),
+                "access_in_python": log.access_in_python(self.cfg),
+                "utc_offset": time.localtime().tm_gmtoff,
+            },
         }
+
+    def obey(self, words: dict[str, Any]) -> dict[str, Any] | None:
+        """Does what the program orders of the server; what it is to be told."""
+        server = self.server
+        assert server is not None  # noqa: S101 - it is made before anything else is asked
+        match words["do"]:
+            case "exited":
+                self.exited(words["pid"])
+            case "call":
+                self.call(words["hook"])
+            case "count":
+                server.count(words["count"])
+            case "listening":
+                server.LISTENERS = listeners(words["addresses"], self.cfg.address)
+            case "note":
+                for name, value in words["server"].items():
+                    setattr(server, name, value)
+            case "log":
+                server.log.log(words["level"], "%s", words["text"])
+            case "reopen":
+                server.log.reopen_files()
+            case "reload":
+                self.reload()
+                return {"loaded": self.settings()}
+        return None
 
     def set_up(self, *, resumed: bool, upgraded_from: int) -> None:
         """Makes the server, as gunicorn's constructor does; imports the application if asked to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import pwd
 import signal
@@ -9,12 +10,14 @@ import sys
 import tempfile
 import traceback
 from types import FrameType
+from typing import Any
 
 from evener import worker as serving
 from evener.application import Application, CannotStart
 from evener.flags import Options
+from evener.gunicorn import log as logs
 from evener.gunicorn.arbiter import Server, Worker
-from evener.gunicorn.requests import hooked
+from evener.gunicorn.requests import watched
 
 APP_LOAD_ERROR = 4
 
@@ -31,6 +34,7 @@ class Life(serving.Life):
 
     def forked(self) -> None:
         """What happens between the fork and the import of the application."""
+        logs.capture_if_asked(self.cfg)
         self.worker.log.info("Booting worker with pid: %s", self.worker.pid)
         self.cfg.post_fork(self.server, self.worker)
         os.environ.update(self.cfg.env)
@@ -38,19 +42,23 @@ class Life(serving.Life):
         if self.cfg.tmp_upload_dir:
             tempfile.tempdir = self.cfg.tmp_upload_dir
         signal.signal(signal.SIGABRT, self._aborted)
+        if self.cfg.spew:
+            sys.settrace(spew)
 
     def load(self, options: Options) -> Application:  # noqa: ARG002
-        """The application, with the request hooks around it if there are any."""
+        """The application, with what is to happen at each request around it."""
         try:
             app: Application = self.worker.app.wsgi()
         except CannotStart as error:
             error.status = APP_LOAD_ERROR
             raise
-        self.worker.wsgi = app
+        self.worker.wsgi = self.worker.asgi = app
         before, after = self.cfg.hook("pre_request"), self.cfg.hook("post_request")
-        if before is None and after is None:
+        log = self.worker.log
+        write = log.access if logs.access_in_python(self.cfg) else None
+        if before is None and after is None and write is None:
             return app
-        return hooked(app, self.worker, before, after)
+        return watched(app, self.worker, before, after, write)
 
     def loaded(self) -> None:
         """The application is there."""
@@ -76,8 +84,20 @@ class Life(serving.Life):
 
     def _aborted(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.worker.alive = False
-        self.cfg.worker_abort(self.worker)
+        try:
+            self.cfg.worker_abort(self.worker)
+        except Exception:  # it ends all the same
+            self.worker.log.exception("exception in worker_abort")
         sys.exit(1)
+
+
+def spew(frame: FrameType, event: str, _: object) -> Any:
+    """Writes every line of Python that runs to standard error (`--spew`)."""
+    if event == "line":
+        path, number = frame.f_code.co_filename, frame.f_lineno
+        line = linecache.getline(path, number).rstrip()
+        sys.stderr.write(f"{frame.f_globals.get('__name__')}:{number}: {line}\n")
+    return spew
 
 
 def become(uid: int, gid: int, *, initgroups: bool) -> None:

@@ -1,19 +1,24 @@
 """The log that hooks write to (`server.log`, `worker.log`): gunicorn's loggers, in its form.
 
-The access log is the edge's; only where the files are, and what `logconfig` says about loggers, is
-looked after here.
+The access log is the edge's, unless Python's loggers are to write it: because a configuration of
+loggers or a logger class was given, or a format that only Python understands.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import logging.config
 import logging.handlers
 import os
+import re
 import sys
+import time
+import traceback
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from evener.gunicorn.config import Config
 from evener.gunicorn.settings import Refused
@@ -23,8 +28,49 @@ FORM = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 DATE = "[%Y-%m-%d %H:%M:%S %z]"
 
 
+# What the edge understands of `access_log_format`.
+PLAIN_FORMAT = re.compile(r"(?:[^%]|%%|%\([^)]*\)[sd])*")
+
+
+def own(cfg: Config) -> bool:
+    """Whether the logger is gunicorn's usual one."""
+    return cfg.logger_class in {None, "simple", "gunicorn.glogging.Logger"}
+
+
+def configured(cfg: Config) -> bool:
+    """Whether a configuration of Python's loggers was given."""
+    return bool(cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json)
+
+
+def errors_in_python(cfg: Config) -> bool:
+    """Whether the error log of the program itself goes through Python's loggers."""
+    return configured(cfg) or bool(cfg.syslog) or not own(cfg)
+
+
+def access_in_python(cfg: Config) -> bool:
+    """Whether workers write the access log, through Python's loggers."""
+    if configured(cfg) or (cfg.syslog and not cfg.disable_redirect_access_to_syslog):
+        return True
+    plain = own(cfg) and PLAIN_FORMAT.fullmatch(cfg.access_log_format)
+    return cfg.accesslog is not None and not plain
+
+
+class Atoms(dict[str, Any]):
+    """What stands for the atoms of one line: unknown ones for `-`, and quotes cannot end a text."""
+
+    def __init__(self, atoms: dict[str, Any]) -> None:
+        super().__init__()
+        for name, value in atoms.items():
+            self[name] = value.replace('"', '\\"') if isinstance(value, str) else value
+
+    def __getitem__(self, name: str) -> Any:
+        return self.get(name.lower() if name.startswith("{") else name, "-")
+
+
 class Log:
     """gunicorn's logger object."""
+
+    atoms_wrapper_class = Atoms
 
     def __init__(self, cfg: Config) -> None:
         self.error_log = logging.getLogger("gunicorn.error")
@@ -40,10 +86,9 @@ class Log:
             logger.removeHandler(handler)
         self._handlers.clear()
         level = logging.getLevelName(cfg.loglevel.upper())
-        level = level if isinstance(level, int) else logging.INFO
-        if cfg.capture_output and cfg.errorlog not in {None, "-"}:
-            capture(cfg.errorlog)
-        handler = file_handler(cfg.errorlog, cfg)
+        self.loglevel = level = level if isinstance(level, int) else logging.INFO
+        capture_if_asked(cfg)
+        handler = file_handler(cfg.errorlog, cfg, sys.stderr)
         handler.setFormatter(logging.Formatter(FORM, DATE))
         for name in ("gunicorn.error", "evener", "uvicorn"):
             logger = logging.getLogger(name)
@@ -53,8 +98,14 @@ class Log:
             self._add(logger, handler)
         self.access_log.propagate = False
         self.access_log.setLevel(logging.INFO)
+        if cfg.accesslog is not None and access_in_python(cfg):
+            lines = file_handler(cfg.accesslog, cfg, sys.stdout)
+            lines.setFormatter(logging.Formatter("%(message)s"))
+            self._add(self.access_log, lines)
         if cfg.syslog:
-            self._add(self.error_log, syslog_handler(cfg))
+            self._add(self.error_log, syslog_handler(cfg, "error"))
+            if not cfg.disable_redirect_access_to_syslog:
+                self._add(self.access_log, syslog_handler(cfg, "access"))
         self._configure(cfg)
 
     def _add(self, logger: logging.Logger, handler: logging.Handler) -> None:
@@ -107,10 +158,59 @@ class Log:
             level = getattr(logging, level.upper(), logging.INFO)
         self.error_log.log(level, message, *arguments, **more)
 
+    @property
+    def access_log_enabled(self) -> bool:
+        """Whether requests are logged here."""
+        return access_in_python(self.cfg)
+
+    def now(self) -> str:
+        """The time, as common log formats have it."""
+        return time.strftime("[%d/%b/%Y:%H:%M:%S %z]")
+
+    def atoms(self, resp: Any, req: Any, environ: dict[str, Any], took: timedelta) -> Any:
+        """What a line can be made of."""
+        status = resp.status
+        if isinstance(status, str):
+            status = status.split(None, 1)[0]
+        method, protocol = environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"]
+        micros = took // timedelta(microseconds=1)
+        atoms = {
+            "h": environ.get("REMOTE_ADDR", "-"),
+            "l": "-",
+            "u": user(environ.get("HTTP_AUTHORIZATION", "")),
+            "t": self.now(),
+            "r": f"{method} {environ['RAW_URI']} {protocol}",
+            "s": status,
+            "m": method,
+            "U": environ.get("PATH_INFO"),
+            "q": environ.get("QUERY_STRING"),
+            "H": protocol,
+            "b": str(resp.sent),
+            "B": resp.sent,
+            "f": environ.get("HTTP_REFERER", "-"),
+            "a": environ.get("HTTP_USER_AGENT", "-"),
+            "T": micros // 1_000_000,
+            "D": micros,
+            "M": micros // 1000,
+            "L": f"{micros // 1_000_000}.{micros % 1_000_000:06}",
+            "p": f"<{os.getpid()}>",
+        }
+        atoms.update({f"{{{name.lower()}}}i": value for name, value in req.headers})
+        atoms.update({f"{{{name.lower()}}}o": value for name, value in resp.headers})
+        atoms.update({f"{{{name.lower()}}}e": value for name, value in environ.items()})
+        return atoms
+
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        """Writes the line of one request."""
+        try:
+            atoms = self.atoms_wrapper_class(self.atoms(resp, req, environ, request_time))
+            self.access_log.info(self.cfg.access_log_format, atoms)
+        except Exception:  # as gunicorn: a format that cannot be filled is no reason to fail
+            self.error(traceback.format_exc())
+
     def reopen_files(self) -> None:
         """Opens log files again, after they were moved away."""
-        if self.cfg.capture_output and self.cfg.errorlog not in {None, "-"}:
-            capture(self.cfg.errorlog)
+        capture_if_asked(self.cfg)
         loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
         for logger in (logging.root, *loggers):
             for handler in logger.handlers:
@@ -120,6 +220,24 @@ class Log:
 
     def close_on_exec(self) -> None:
         """Descriptors of Python's are not inherited anyway."""
+
+
+def user(authorization: str) -> str:
+    """The user of basic authentication."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "-"
+    try:
+        name, _, _ = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+        return name.decode() or "-"
+    except ValueError:
+        return "-"
+
+
+def capture_if_asked(cfg: Config) -> None:
+    """Lets standard output and error go to the error log's file (`capture_output`)."""
+    if cfg.capture_output and cfg.errorlog not in {None, "-"}:
+        capture(cfg.errorlog)
 
 
 def capture(path: str) -> None:
@@ -132,19 +250,19 @@ def capture(path: str) -> None:
     os.close(descriptor)
 
 
-def file_handler(path: str | None, cfg: Config) -> logging.Handler:
-    """Writes to standard error, or to a file that belongs to the workers' user."""
+def file_handler(path: str | None, cfg: Config, standard: TextIO) -> logging.Handler:
+    """Writes to a standard stream (`-`), or to a file that belongs to the workers' user."""
     if path is None:
         return logging.NullHandler()
     if path == "-":
-        return logging.StreamHandler()
+        return logging.StreamHandler(standard)
     handler = logging.FileHandler(path)
     if os.geteuid() == 0:
         os.chown(handler.baseFilename, cfg.uid, cfg.gid)
     return handler
 
 
-def syslog_handler(cfg: Config) -> logging.Handler:
+def syslog_handler(cfg: Config, kind_of_log: str) -> logging.Handler:
     """Sends to syslog as `syslog_addr` says."""
     kind, _, place = cfg.syslog_addr.partition("://")
     facility = logging.handlers.SysLogHandler.facility_names.get(cfg.syslog_facility.lower())
@@ -157,7 +275,9 @@ def syslog_handler(cfg: Config) -> logging.Handler:
         address = (host or "localhost", int(port or 514))
     handler = logging.handlers.SysLogHandler(address, facility)
     prefix = cfg.syslog_prefix or cfg.proc_name.replace(":", ".")
-    handler.setFormatter(logging.Formatter(f"gunicorn.{prefix}.error: [%(process)d] %(message)s"))
+    handler.setFormatter(
+        logging.Formatter(f"gunicorn.{prefix}.{kind_of_log}: [%(process)d] %(message)s")
+    )
     return handler
 
 
@@ -197,7 +317,11 @@ def defaults() -> dict[str, Any]:
 def make(cfg: Config) -> Any:
     """The logger that was asked for."""
     kind = cfg.logger_class
-    if kind is None or (isinstance(kind, str) and kind in {"simple", "gunicorn.glogging.Logger"}):
+    if own(cfg):
+        if cfg.statsd_host:
+            from evener.gunicorn.counting import Counting
+
+            return Counting(cfg)
         return Log(cfg)
     if isinstance(kind, str):
         from evener.gunicorn.values import imported

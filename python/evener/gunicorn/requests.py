@@ -1,12 +1,15 @@
-"""`pre_request` and `post_request`: the application with these hooks around each request.
+"""The application with something around each request: the hooks `pre_request` and `post_request`,
+and lines of the access log that Python's loggers are to write.
 
-Used only if one of them was given, so that their absence costs nothing.
+Used only if one of them was asked for, so that their absence costs nothing.
 """
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from evener.application import Application, Message, Receive, Send
@@ -76,14 +79,16 @@ def environ(request: Request) -> dict[str, Any]:
     return made
 
 
-def hooked(
+def watched(
     app: Application,
     worker: Worker,
     before: Callable[..., Any] | None,
     after: Callable[..., Any] | None,
+    write: Callable[..., Any] | None,
 ) -> Application:
-    """The application with the hooks around each HTTP request."""
+    """The application with the hooks, and the access log's `write`, around each HTTP request."""
     taken = (arity(after) or 4) if after else 0
+    looks = after is not None or write is not None
 
     async def call(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,20 +96,28 @@ def hooked(
             return
         worker.nr += 1
         request, response = Request(scope), Response()
-        if before is not None:
-            before(worker, request)
+        began = time.monotonic()
 
         async def sent(message: Message) -> None:
             response.note(message)
             await send(message)
 
         try:
-            await app(scope, receive, send if after is None else sent)
+            if before is not None:
+                before(worker, request)
+            await app(scope, receive, sent if looks else send)
+        except BaseException:
+            # What the server answers then.
+            response.status = response.status or 500
+            raise
         finally:
-            if after is not None:
-                try:
+            try:
+                if write is not None:
+                    took = timedelta(seconds=time.monotonic() - began)
+                    write(response, request, environ(request), took)
+                if after is not None:
                     after(*(worker, request, environ(request), response)[:taken])
-                except Exception:  # as gunicorn: logged, and the answer stands
-                    worker.log.error("exception in post_request:\n%s", traceback.format_exc())
+            except Exception:  # as gunicorn: logged, and the answer stands
+                worker.log.error("exception in post_request:\n%s", traceback.format_exc())
 
     return call

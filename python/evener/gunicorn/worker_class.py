@@ -11,9 +11,11 @@ import sys
 import types
 from typing import Any
 
+from evener.gunicorn import log
 from evener.gunicorn.settings import Refused
 from evener.gunicorn.values import imported
 
+STAND_IN = "Evener's stand-in"
 OURS = {
     "asgi",
     "evener",
@@ -41,15 +43,28 @@ class UvicornH11Worker(UvicornWorker):
 
 
 def provide_if_needed() -> None:
-    """Lets `import uvicorn.workers` and `import uvicorn_worker` succeed where they would not."""
+    """Lets people's imports of what configuration files are made with succeed where they would not:
+    uvicorn's worker classes, and gunicorn's loggers.
+    """
     for name in ("uvicorn.workers", "uvicorn_worker"):
         try:
             importlib.import_module(name)
         except ImportError:
-            module = types.ModuleType(name, "Evener's stand-in")
+            module = types.ModuleType(name, STAND_IN)
             module.UvicornWorker = UvicornWorker  # type: ignore[attr-defined]
             module.UvicornH11Worker = UvicornH11Worker  # type: ignore[attr-defined]
             sys.modules[name] = module
+    try:
+        importlib.import_module("gunicorn.glogging")
+    except ImportError:
+        package = sys.modules.get("gunicorn") or types.ModuleType("gunicorn", STAND_IN)
+        sys.modules["gunicorn"] = package
+        module = types.ModuleType("gunicorn.glogging", STAND_IN)
+        module.Logger = log.Log  # type: ignore[attr-defined]
+        module.SafeAtoms = log.Atoms  # type: ignore[attr-defined]
+        module.CONFIG_DEFAULTS = log.defaults()  # type: ignore[attr-defined]
+        package.glogging = module  # type: ignore[attr-defined]
+        sys.modules["gunicorn.glogging"] = module
 
 
 def options(value: Any, *, given: bool) -> dict[str, Any]:

@@ -189,6 +189,7 @@ fn said(outward: Outward<'_>, core: &mut Core, to_head: bool, tunnel: bool) -> (
         // The session has held the worker's head to its limits, and added to it.
         head_bytes: READ_BYTES_LARGE,
         header_count: usize::MAX,
+        ..HeadLimits::default()
     };
     let bytes = outward.bytes;
     let parsed = parse_response(bytes, &mut core.fields, &limits, to_head);

@@ -485,6 +485,7 @@ fn take_head(
         // The client's head was held to its limits, and added to.
         head_bytes: READ_BYTES_LARGE,
         header_count: usize::MAX,
+        ..HeadLimits::default()
     };
     match parse_request(outward.bytes, &mut core.fields, &limits) {
         Ok(None) => (0, Ok(None)),

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{Death, Supervisor};
 use crate::nursery::NurseryError;
 use crate::spawn;
-use crate::worker::Note;
+use crate::worker::{Note, Worker};
 
 impl Supervisor {
     /// What the nursery, and the tasks that wait for its answers, have to say.
@@ -25,16 +25,16 @@ impl Supervisor {
             }
             Note::Unborn(id) => {
                 if let Some(index) = self.workers.iter().position(|worker| worker.id == id) {
-                    let now = self.now();
-                    let acts = self.workers[index].life.handle(now, Event::Exited);
-                    self.act(index, &acts);
-                    let worker = self.workers.remove(index);
+                    let worker = self.forget(index);
                     if worker.restarts > 0 {
                         self.vacated.push(worker.restarts);
                     }
                 }
             }
-            Note::Refused(_, NurseryError::Refused { text, raised: true }) => {
+            Note::Refused(id, NurseryError::Refused { text, raised: true }) => {
+                if let Some(index) = self.workers.iter().position(|worker| worker.id == id) {
+                    self.forget(index);
+                }
                 self.handle_raised(&format!("exception in a hook:\n{text}"));
             }
             Note::Refused(id, error) => self.handle_unforked(id, &error),
@@ -44,15 +44,20 @@ impl Supervisor {
         }
     }
 
+    /// A worker that never had a process is no more.
+    fn forget(&mut self, index: usize) -> Worker {
+        let now = self.now();
+        let acts = self.workers[index].life.handle(now, Event::Exited);
+        self.act(index, &acts);
+        self.workers.remove(index)
+    }
+
     /// The nursery is there, and could not fork: there is no memory, or no number, for a process.
     fn handle_unforked(&mut self, id: crate::WorkerId, error: &NurseryError) {
-        let now = self.now();
         let Some(index) = self.workers.iter().position(|worker| worker.id == id) else {
             return;
         };
-        let acts = self.workers[index].life.handle(now, Event::Exited);
-        self.act(index, &acts);
-        let worker = self.workers.remove(index);
+        let worker = self.forget(index);
         self.handle_death(Death {
             name: worker.name,
             reason: format!("could not be forked: {error}"),

@@ -42,6 +42,8 @@ pub(super) enum Order {
     Quit {
         reply: Reply,
     },
+    /// What happens is told to this log from now on.
+    Log(Log),
 }
 
 /// A running nursery process.
@@ -119,6 +121,7 @@ impl Driver {
                 },
                 order = self.orders.recv() => match order {
                     None => return,
+                    Some(Order::Log(log)) => self.log = log,
                     Some(Order::Quit { reply }) => {
                         self.quit().await;
                         let _ = reply.send(Ok(Value::Null));

@@ -162,6 +162,17 @@ impl Nursery {
         .map(drop)
     }
 
+    /// Has it do something, in its own time.
+    pub fn post(&self, message: Value) {
+        drop(self.fork(message, Vec::new()));
+    }
+
+    /// From now on what happens to it is told to this log.
+    pub fn tell_to(&self, log: Log) {
+        // A driver that is over has nothing to tell.
+        let _ = self.orders.send(Order::Log(log));
+    }
+
     /// Has it take up what has changed: gunicorn's settings, or the application it has imported.
     /// Returns the settings, if it has any. What is refused changes nothing.
     pub async fn reload(&self) -> Result<Value, NurseryError> {
