@@ -99,14 +99,7 @@ impl Running {
         let mut looks = tokio::time::interval(STOP_POLL);
         let mut tidying = tokio::time::interval(TIDY_POLL);
         let outcome = loop {
-            let waiting = self
-                .stopping
-                .as_ref()
-                .is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none());
-            let falls_asleep = self
-                .resting
-                .as_ref()
-                .is_some_and(|resting| resting.deadline.is_some());
+            let looking = self.is_stopping_or_falling_asleep();
             let ended = async {
                 match &mut self.fleet {
                     Some(fleet) => (&mut fleet.workers).await,
@@ -135,7 +128,7 @@ impl Running {
                 () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
-                _ = looks.tick(), if waiting || falls_asleep => {
+                _ = looks.tick(), if looking => {
                     self.look_whether_workers_may_rest().await;
                     if self.look_whether_clients_are_done().await {
                         break Ok(Outcome::Stopped);
@@ -166,6 +159,14 @@ impl Running {
             }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
+    }
+
+    /// Whether it is to be looked at often how far the clients and the workers are.
+    fn is_stopping_or_falling_asleep(&self) -> bool {
+        let stopping = self.stopping.as_ref();
+        let resting = self.resting.as_ref();
+        stopping.is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none())
+            || resting.is_some_and(|resting| resting.deadline.is_some())
     }
 
     async fn handle_signal(&mut self, signal: Signal) {

@@ -8,12 +8,14 @@ use crate::values::{self, ListenAddress, Target};
 mod app;
 mod cluster;
 mod filters;
+mod listener;
 mod route;
 
 pub(crate) use app::app_keys;
 
 use app::APP;
 use cluster::CLUSTER;
+use listener::LISTENER;
 use route::ROUTE;
 
 macro_rules! form {
@@ -177,8 +179,8 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
 
 use Default::{Absent, Required, Said, Value};
 use Kind::{
-    Deadline, Either, Flag, Formed, List, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf,
-    Tables, Text, Time, Whole, Word,
+    Deadline, Flag, Formed, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables, Text,
+    Time, Whole, Word,
 };
 
 /// The whole file.
@@ -276,108 +278,6 @@ pub static ROOT: Table = Table {
             Formed(&PATH),
             Absent,
             "Answered with 200 when every cluster has an endpoint that takes requests, else with 503.",
-        ),
-    ],
-};
-
-static LISTENER: Table = Table {
-    title: "[[listener]]",
-    doc: "One place where clients connect.",
-    keys: &[
-        key(
-            "address",
-            Formed(&LISTEN),
-            Required,
-            "`host:port`, `[::]:port`, `unix:/path`, or `fd:N` for a descriptor that listens already. Port 0 takes any free one.",
-        ),
-        key(
-            "name",
-            Formed(&NAME),
-            Said("its address"),
-            "By which routes call it.",
-        ),
-        key("tls", TableOf(&LISTENER_TLS), Absent, "Clients speak TLS."),
-        key(
-            "https_redirect",
-            Either(&[Flag, Whole(1, 65_535)]),
-            Value("false"),
-            "Every client is sent to `https`, to port 443 or this one, by 308; only the health paths are answered.",
-        ),
-        key(
-            "proxy_protocol",
-            OneOrMore(&Formed(&PEERS)),
-            Absent,
-            "Connections from these begin with a header of the PROXY protocol, version 1 or 2, which names the client. Others must not send one.",
-        ),
-        key(
-            "http2",
-            Flag,
-            Value("true"),
-            "Clients may speak HTTP/2: over TLS they are offered it (ALPN), in clear text they begin with it.",
-        ),
-        key(
-            "http2_streams",
-            Whole(1, 65_535),
-            Value("128"),
-            "Requests that one connection of HTTP/2 may have under way.",
-        ),
-    ],
-};
-
-static LISTENER_TLS: Table = Table {
-    title: "tls",
-    doc: "How the clients of a listener speak TLS: 1.2 and 1.3, by rustls. The files are PEM, and read again at \
-every reload; if one cannot be used, nothing changes. Paths are relative to the folder that Evener was started in.",
-    keys: &[
-        key(
-            "cert",
-            Text,
-            Required,
-            "File of the certificate, and after it those that signed it.",
-        ),
-        key(
-            "key",
-            Text,
-            Said("the file of `cert`"),
-            "File of its private key, without a passphrase.",
-        ),
-        key(
-            "more",
-            List(&TableOf(&CERTIFICATE)),
-            Absent,
-            "Further certificates. A client gets the one that has the name it asks for, else the first.",
-        ),
-        key(
-            "client_ca",
-            Text,
-            Absent,
-            "File of the authorities whose certificates clients must show.",
-        ),
-        key(
-            "client_optional",
-            Flag,
-            Value("false"),
-            "With `client_ca`: a client may also show none.",
-        ),
-        key(
-            "version_min",
-            Word(&["1.2", "1.3"]),
-            Value("\"1.2\""),
-            "The oldest version of TLS.",
-        ),
-    ],
-};
-
-static CERTIFICATE: Table = Table {
-    title: "more",
-    doc: "One further certificate.",
-    keys: &[
-        key("cert", Text, Required, "File of the certificate."),
-        key(
-            "key",
-            Text,
-            Said("the file of `cert`"),
-            "File of its private key.",
         ),
     ],
 };

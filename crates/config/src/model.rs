@@ -1,6 +1,8 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
+mod listener;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +13,9 @@ use evener_policy::{budget, health, outlier};
 
 use crate::filters::{Files, Filters, Fixed, Redirect};
 use crate::template::Template;
-use crate::values::{ListenAddress, Network, Target};
+use crate::values::{Network, Target};
+
+pub use listener::{Http2Terms, Listener, ListenerTls};
 
 /// A whole configuration.
 #[derive(Debug, Clone)]
@@ -50,50 +54,6 @@ pub struct Config {
     pub log: Log,
     /// Where the admin API is.
     pub admin: Admin,
-}
-
-/// One place where clients connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// By which routes call it.
-    pub name: String,
-    /// The address.
-    pub address: ListenAddress,
-    /// How its clients speak TLS, if they do.
-    pub tls: Option<ListenerTls>,
-    /// Every client is sent to `https` at this port.
-    pub https_redirect: Option<u16>,
-    /// Whose connections begin with a header of the PROXY protocol.
-    pub proxied: Option<TrustedPeers>,
-    /// On what terms its clients may speak HTTP/2, if they may.
-    pub http2: Option<Http2Terms>,
-}
-
-/// On what terms clients speak HTTP/2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Http2Terms {
-    /// Requests that one connection may have under way.
-    pub streams_max: u32,
-}
-
-impl Default for Http2Terms {
-    fn default() -> Self {
-        Http2Terms { streams_max: 128 }
-    }
-}
-
-/// How the clients of a listener speak TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListenerTls {
-    /// PEM files, each a certificate chain and its key; at least one. A client gets the one that
-    /// has the name it asks for, else the first.
-    pub certificates: Vec<(PathBuf, PathBuf)>,
-    /// PEM file of the authorities whose certificates clients show.
-    pub client_ca: Option<PathBuf>,
-    /// A client may show none.
-    pub client_optional: bool,
-    /// Only TLS 1.3.
-    pub only_13: bool,
 }
 
 /// Which requests, and what becomes of them.

@@ -3,32 +3,27 @@
 
 mod clusters;
 mod filters;
+mod listeners;
 mod routes;
 mod sharing;
 mod speech;
 
-use std::ops::Range;
-use std::path::PathBuf;
-
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls,
-    Log, Timeouts, TrustedPeers,
+    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Limits, Log, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
-use crate::values::{self, ListenAddress};
+use crate::values;
 
 /// The name of the local application's cluster.
 const APP: &str = "app";
-/// Where `[app]` listens when the file says nothing.
-const APP_LISTENER: (&str, u16) = ("127.0.0.1", 8000);
 
 /// Settings, as far as they could be made out; they are good only if nothing was found wrong.
 pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
     let limits = root.section("limits").map(limits).unwrap_or_default();
     let timeouts = root.section("timeouts").map(timeouts).unwrap_or_default();
     let app = root.section("app").map(app);
-    let listeners = listeners(root, app.is_some(), findings);
+    let listeners = listeners::listeners(root, app.is_some(), findings);
     let clusters = clusters::clusters(root, &limits, &timeouts, findings);
     let routes = routes::Routes {
         clusters: &clusters,
@@ -218,107 +213,6 @@ pub(crate) fn response_field_name(name: &str) -> Result<(), String> {
             "`{name}` belongs to the connection and cannot be set"
         )),
         false => Ok(()),
-    }
-}
-
-fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<Listener> {
-    let mut list: Vec<(Listener, Range<usize>)> = Vec::new();
-    for section in root.list("listener").iter().filter_map(Node::as_section) {
-        let Some(node) = section.get("address") else {
-            continue;
-        };
-        let Some(Ok(address)) = node.as_text().map(ListenAddress::parse) else {
-            continue;
-        };
-        let any_port = matches!(address, ListenAddress::Tcp { port: 0, .. });
-        let name = section
-            .text("name")
-            .map_or_else(|| address.to_string(), str::to_owned);
-        for (other, span) in &list {
-            if other.address == address && !any_port {
-                let message = format!("`{address}` is listened on twice");
-                findings.add_pair(&node.span, message, span, "here first");
-            } else if other.name == name && section.has("name") {
-                let message = format!("two listeners are called `{name}`");
-                let own = section.key_span("name").unwrap_or(&node.span);
-                findings.add_pair(own, message, span, "this is the first");
-            }
-        }
-        let tls = section.section("tls").map(listener_tls);
-        if let (Some(_), ListenAddress::Unix(_)) = (&tls, &address) {
-            let own = section.key_span("tls").unwrap_or(&node.span);
-            findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
-        }
-        let https_redirect = match section.get("https_redirect").map(|node| &node.value) {
-            Some(Value::Flag(true)) => Some(443),
-            Some(Value::Whole(port)) => u16::try_from(*port).ok(),
-            _ => None,
-        };
-        if let (Some(_), Some(_), Some(own)) =
-            (&tls, https_redirect, section.key_span("https_redirect"))
-        {
-            findings.add(own, "`https_redirect` is for listeners without `tls`");
-        }
-        if let (ListenAddress::Unix(_), Some(own)) = (&address, section.key_span("proxy_protocol"))
-        {
-            findings.add(own, "`proxy_protocol` is for TCP listeners");
-        }
-        let http2 = section.flag("http2").then(|| Http2Terms {
-            streams_max: section.whole("http2_streams").unwrap_or(128) as u32,
-        });
-        if let (None, Some(span)) = (http2, section.key_span("http2_streams")) {
-            findings.add(span, "`http2_streams` has no effect with `http2 = false`");
-        }
-        let listener = Listener {
-            name,
-            address,
-            tls,
-            https_redirect,
-            proxied: section.has("proxy_protocol").then_some(()).and_then(|()| {
-                let peers = section.texts("proxy_protocol").map(|(text, _)| text);
-                TrustedPeers::of(peers).ok()
-            }),
-            http2,
-        };
-        list.push((listener, node.span.clone()));
-    }
-    if !root.has("listener") {
-        if has_app {
-            let (host, port) = APP_LISTENER;
-            let address = ListenAddress::Tcp {
-                host: host.to_owned(),
-                port,
-            };
-            return vec![Listener {
-                name: address.to_string(),
-                address,
-                tls: None,
-                https_redirect: None,
-                proxied: None,
-                http2: Some(Http2Terms::default()),
-            }];
-        }
-        findings.add(
-            &(0..0),
-            "the file has no `[[listener]]`: nobody could connect; add one with an `address`",
-        );
-    }
-    list.into_iter().map(|(listener, _)| listener).collect()
-}
-
-fn listener_tls(section: &Section) -> ListenerTls {
-    let files = |section: &Section| {
-        let certificate = PathBuf::from(section.text("cert").unwrap_or_default());
-        let key = section.text("key").map(PathBuf::from);
-        let key = key.unwrap_or_else(|| certificate.clone());
-        (certificate, key)
-    };
-    let more = section.list("more").iter().filter_map(Node::as_section);
-    ListenerTls {
-        certificates: std::iter::once(section).chain(more).map(files).collect(),
-        client_ca: section.text("client_ca").map(PathBuf::from),
-        client_optional: section.flag("client_optional"),
-        only_13: section.text("version_min") == Some("1.3"),
     }
 }
 

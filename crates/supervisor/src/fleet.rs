@@ -2,6 +2,7 @@
 
 mod deaths;
 mod forks;
+mod publish;
 mod watch;
 
 use std::collections::VecDeque;
@@ -27,7 +28,7 @@ use crate::nursery::Kin;
 use crate::output::Output;
 use crate::probe::Answer;
 use crate::spawn::Place;
-use crate::status::{RolloutStatus, Status, WorkerStatus};
+use crate::status::{RolloutStatus, Status};
 use crate::worker::{Birth, Note, Worker, describe};
 use crate::{Balancer, DRAIN_POLL, RunDirectory, Settings, WorkerId, spawn};
 
@@ -548,32 +549,6 @@ impl Supervisor {
             .chain(self.restarts.next_deadline(now))
             .chain(self.next_look(now))
             .min()
-    }
-
-    fn publish(&self) {
-        let instant = |time: Duration| self.base + time;
-        let workers = self.workers.iter().map(|worker| WorkerStatus {
-            id: worker.id,
-            name: worker.name.clone(),
-            pid: worker.pid,
-            state: worker.life.state(),
-            generation: worker.generation,
-            started: instant(worker.life.started()),
-            ready: worker.life.ready().map(instant),
-            restarts: worker.restarts,
-            page: worker.page.clone(),
-        });
-        self.status.send_replace(Arc::new(Status {
-            target: self.target,
-            relief: self.wanted().saturating_sub(self.target),
-            workers: workers.collect(),
-            generation: self.rollout.generation(),
-            rolling: self.rollout.is_running(),
-            rollouts: self.rollouts.iter().cloned().collect(),
-            deaths: self.deaths,
-            crash_loop: self.restarts.is_looping(),
-            stopping: self.stopping,
-        }));
     }
 }
 
