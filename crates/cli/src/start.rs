@@ -268,23 +268,25 @@ impl Start {
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
-        let Ended {
-            outcome,
-            host,
-            sockets,
-        } = running.run().await;
+        let end = running.run().await;
         drop(socket);
-        let manners = host.as_ref().and_then(|host| host.manners.as_ref());
-        let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
-        if let Some(sockets) = sockets.filter(|_| !handed_on) {
-            sockets.clear();
-        }
-        if let Some(mut host) = host {
-            let raised = matches!(outcome, Outcome::Raised);
-            host.over(raised).await?;
-        }
+        let outcome = put_away(end).await?;
         ended(outcome, self.app, self.title)
     }
+}
+
+/// Ends what was begun before the program served.
+async fn put_away(end: Ended) -> Result<Outcome, Failure> {
+    let manners = end.host.as_ref().and_then(|host| host.manners.as_ref());
+    let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
+    if let Some(sockets) = end.sockets.filter(|_| !handed_on) {
+        sockets.clear();
+    }
+    if let Some(mut host) = end.host {
+        let raised = matches!(end.outcome, Outcome::Raised);
+        host.over(raised).await?;
+    }
+    Ok(end.outcome)
 }
 
 /// Answers on the admin socket, and on the address if there is one; returns how that is told.
