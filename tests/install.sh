@@ -10,6 +10,7 @@ need curl curl
 need chromium chromium
 need nginx nginx-light
 need wrk wrk
+need h2load nghttp2-client
 need valgrind valgrind
 
 if [ ${#wanted[@]} = 0 ]; then exit 0; fi

@@ -10,15 +10,17 @@ from running import PROGRAM, Serve, Start, eventually
 from test_recycling import APPLICATION
 from wire import Wire
 
+READY = "/health/readiness"
+
 
 def test_a_stop_is_announced_and_everything_served_meanwhile(start: Start) -> None:
-    evener = start("--drain-delay", "1500ms", "--readiness-path", "/ready", "--workers", "1")
-    assert evener.get("/ready").status == 200
+    evener = start("--drain-delay", "1500ms", "--workers", "1")
+    assert evener.get(READY).status == 200
     began = time.monotonic()
     with evener.wire() as kept:
         assert kept.get("/lab/worker").status == 200
         evener.signal(signal.SIGTERM)
-        eventually(lambda: evener.get("/ready").status == 503, "it says so", 1)
+        eventually(lambda: evener.get(READY).status == 503, "it says so", 1)
         assert evener.ask("status")["state"] == "draining"
         while time.monotonic() - began < 1.2:
             assert evener.get("/lab/worker").status == 200

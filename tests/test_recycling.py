@@ -10,7 +10,7 @@ import pytest
 from load import Ask, Load, Outcome
 from running import Evener, Start, eventually
 
-SECONDS = float(os.environ.get("LOAD_SECONDS", "6"))
+SECONDS = float(os.environ.get("LOAD_SECONDS", "3.5"))
 
 APPLICATION = """
 import asyncio, os, time

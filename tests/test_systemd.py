@@ -3,7 +3,6 @@
 systemd itself is not needed: its side of the protocol is a datagram socket and three variables.
 """
 
-import os
 import shutil
 import signal
 import socket
@@ -177,4 +176,4 @@ def test_a_command_line_that_is_none_gets_no_unit(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--wrokers" in done.stderr
     assert not done.stdout
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Case (h): one more worker: milliseconds from the decision until it is ready, and the memory it adds.
+"""Case (h): one more worker: milliseconds from the decision until it is ready, memory it adds.
 
 Workers that import the application each for themselves beside workers that are forked from a
 nursery that has (`--preload`). Memory is what the PSS of the whole tree grows by, so what workers

@@ -2,8 +2,8 @@
 
 Open loop, Poisson arrivals by the round's seed, the same for every stack; 64 keep-alive
 connections, two workers. `block` sleeps in the loop, `burn` computes. Latencies are those of the
-other 98 %, from when they were due. Beside the stacks of two workers: Evener with two that may become
-four, and what it replaces, four under gunicorn.
+other 98 %, from when they were due. Beside the stacks of two workers: Evener with two that may
+become four, and what it replaces, four under gunicorn.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ impl Balancer for ClusterBalancer {
             in_flight_max: self.in_flight_max,
             share: Share::default(),
             page: worker.page.clone(),
+            terms: evener_edge::UpstreamTerms::default(),
             process: worker.pid,
         });
     }

@@ -27,6 +27,7 @@ mod signals;
 mod site;
 mod sockets;
 mod source;
+mod speech;
 mod start;
 mod statsd;
 mod systemd;

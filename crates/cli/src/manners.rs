@@ -214,7 +214,9 @@ impl Running {
         let Some(sockets) = &self.sockets else {
             return Ok(());
         };
-        let specs = sockets.specs(None).map_err(|error| error.to_string())?;
+        let specs = sockets
+            .specs(None, None)
+            .map_err(|error| error.to_string())?;
         let resumed = self.edge.resume(specs);
         resumed.map_err(|error| error.to_string())
     }

@@ -162,11 +162,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         leaving_max: (count / LEAVING_SHARE).max(1),
         in_flight_max,
         recycle: recycle(&typed.workers, &mut notes),
-        stall: match typed.workers.timeout_worker_stall {
-            Some(timeout) => timeout.0,
-            // Whoever works on the application may have it stand still in a debugger.
-            None => (!typed.reload.reload).then_some(STALL),
-        },
+        stall: stall(typed),
         relief,
         shares: None,
         startup: typed.workers.timeout_worker_startup.0,
@@ -244,6 +240,14 @@ fn relief(
     }
     let calm = workers.timeout_relief.0;
     Some(ReliefSettings { most, calm })
+}
+
+fn stall(typed: &RunArguments) -> Option<Duration> {
+    match typed.workers.timeout_worker_stall {
+        Some(timeout) => timeout.0,
+        // Whoever works on the application may have it stand still in a debugger.
+        None => (!typed.reload.reload).then_some(STALL),
+    }
 }
 
 fn recycle(workers: &WorkerArguments, notes: &mut Vec<String>) -> RecycleLimits {

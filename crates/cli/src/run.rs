@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use evener_config::{Admin, Config, Dns, Listener, Log, Route};
+use evener_config::{Admin, Config, Dns, Http2Terms, Listener, Log, Route};
 
 use crate::Failure;
 use crate::application::{self, Application};
@@ -85,6 +85,8 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
             address: resolved.listen.clone(),
             tls: resolved.tls.clone(),
             https_redirect: None,
+            proxied: None,
+            http2: Some(Http2Terms::default()),
         }],
         routes: vec![Route::to_cluster(APP, &resolved.limits, &resolved.timeouts)],
         clusters: Vec::new(),

@@ -273,7 +273,7 @@ impl Running {
         }
         let mut listeners = start::listeners(&config.listeners, false)?;
         self.activated.lend(&mut listeners);
-        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards);
+        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards)?;
         self.edge
             .reconfigure(edge)
             .map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use crate::args::{CheckArguments, ServeArguments};
 use crate::cpus;
 use crate::reread::{Loaded, Reread, load, parse};
 use crate::resolve::{AdminSettings, LogSettings};
-use crate::start::Start;
+use crate::start::{App, Start};
 use crate::systemd::Activated;
 
 /// Runs until it is told to stop.
@@ -27,10 +27,7 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         log: log(&config),
         admin: admin(&config),
         title: file.display().to_string(),
-        notes: app
-            .as_ref()
-            .map(|app| app.resolved.notes.clone())
-            .unwrap_or_default(),
+        notes: notes(&config, app.as_ref()),
         reread: Some(Reread {
             file,
             config: config.clone(),
@@ -45,6 +42,25 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         activated: Activated::default(),
     };
     start.run()
+}
+
+/// What should not go unsaid about a configuration that is good.
+fn notes(config: &Config, app: Option<&App>) -> Vec<String> {
+    let mut notes = app.map_or_else(Vec::new, |app| app.resolved.notes.clone());
+    for cluster in &config.clusters {
+        let first = cluster.endpoints.first();
+        if first
+            .and_then(|first| first.speech.tls.as_ref())
+            .is_some_and(|tls| !tls.verify)
+        {
+            notes.push(format!(
+                "`cluster.{}.tls`: certificates are not checked (`verify = false`); anybody on the \
+                 way can read and change everything",
+                cluster.name
+            ));
+        }
+    }
+    notes
 }
 
 /// Says what is wrong with a file, or that nothing is.

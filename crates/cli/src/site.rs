@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
 use evener_config::values::{self, Target};
-use evener_config::{Config, Endpoint, HealthCheck, nearest};
+use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
@@ -16,6 +16,8 @@ use evener_edge::{
 
 use evener_health::{Checked, Place, Wanted};
 use evener_policy::balance;
+
+use crate::speech::Speeches;
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -35,6 +37,7 @@ struct State {
     found: HashMap<Target, Vec<Address>>,
     next_endpoint: u64,
     leaving: Vec<Leaving>,
+    speeches: Speeches,
 }
 
 /// A cluster and what the configuration says about it.
@@ -85,8 +88,9 @@ impl Site {
         config: &Config,
         listeners: Vec<ListenerSpec>,
         shards: usize,
-    ) -> (EdgeConfig, Plan) {
+    ) -> Result<(EdgeConfig, Plan), String> {
         let mut state = self.lock();
+        state.speeches.read(&config.clusters)?;
         let mut clusters = Vec::new();
         let mut new = Vec::new();
         for wanted in &config.clusters {
@@ -123,7 +127,7 @@ impl Site {
             health: config.health.clone(),
         };
         let wanted = config.clusters.clone();
-        (edge, Plan { wanted, new })
+        Ok((edge, Plan { wanted, new }))
     }
 
     /// Takes on what the data plane works by now: endpoints join and leave, clusters that are gone
@@ -385,6 +389,11 @@ impl State {
             if group.members.iter().any(taken) {
                 return Err(format!("`{name}` is in this cluster already"));
             }
+            let others = group.members.first();
+            let endpoint = Endpoint {
+                speech: others.map_or_else(Speech::default, |m| m.endpoint.speech.clone()),
+                ..endpoint
+            };
             let member = self.member(&cluster, &endpoint, group.hold());
             group.members.push(member);
             return Ok(format!("`{name}` takes requests of `{}`", cluster.name()));
@@ -470,6 +479,7 @@ impl State {
                 route: endpoint.route.clone(),
             },
             page: None,
+            terms: self.speeches.of(endpoint, &address),
             process: 0,
         });
         if member.hold {
@@ -529,6 +539,7 @@ fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, Strin
         max_fails: 1,
         fail_timeout: Duration::from_secs(10),
         route: String::new(),
+        speech: Speech::default(),
     })
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use evener_edge::{ListenAddress, ListenerSpec};
+use evener_edge::{Http2Terms, ListenAddress, ListenerSpec};
 use evener_net::ServerTls;
 
 /// The variable by which a newer program learns of its descriptors.
@@ -128,7 +128,11 @@ impl Sockets {
     }
 
     /// For the data plane: handles of its own, on which clients speak TLS if they should.
-    pub(crate) fn specs(&self, tls: Option<&Arc<ServerTls>>) -> io::Result<Vec<ListenerSpec>> {
+    pub(crate) fn specs(
+        &self,
+        tls: Option<&Arc<ServerTls>>,
+        http2: Option<Http2Terms>,
+    ) -> io::Result<Vec<ListenerSpec>> {
         let duplicate = |socket: &OwnedFd| {
             Ok(ListenerSpec {
                 name: "listener".to_owned(),
@@ -137,6 +141,8 @@ impl Sockets {
                     descriptor: Some(socket.try_clone()?),
                 },
                 tls: tls.cloned(),
+                http2,
+                relays: None,
             })
         };
         self.sockets.iter().map(duplicate).collect()

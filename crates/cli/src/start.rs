@@ -192,14 +192,16 @@ impl Start {
         let Some(open) = self.sockets.take() else {
             return Ok(None);
         };
-        let tls = self.config.listeners.first();
-        let tls = tls
-            .and_then(|listener| listener.tls.as_ref())
-            .map(tls::read);
+        let listener = self.config.listeners.first();
+        let http2 = listener.and_then(|listener| listener.http2);
+        let tls = listener.and_then(|listener| {
+            let tls = listener.tls.as_ref();
+            tls.map(|tls| tls::read(tls, http2.is_some()))
+        });
         let tls = tls.transpose().map_err(Failure::usage)?;
         let sockets = open(self.config.backlog)?;
         *listeners = sockets
-            .specs(tls.as_ref())
+            .specs(tls.as_ref(), http2)
             .map_err(|error| Failure::system(error.to_string()))?;
         Ok(Some(sockets))
     }
@@ -217,7 +219,8 @@ impl Start {
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
-        let (config, plan) = site.plan(&self.config, listeners, self.shards);
+        let planned = site.plan(&self.config, listeners, self.shards);
+        let (config, plan) = planned.map_err(Failure::usage)?;
         let edge = Edge::start(config, &telemetry);
         let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
         site.take_on(plan);
@@ -322,10 +325,18 @@ fn ended(outcome: Outcome, app: Option<App>, title: String) -> Result<(), Failur
 pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<ListenerSpec>, String> {
     let mut specs = Vec::new();
     for listener in wanted {
-        let tls = listener.tls.as_ref().map(tls::read).transpose()?;
+        let http2 = listener.http2;
+        let tls = listener.tls.as_ref();
+        let tls = tls.map(|tls| tls::read(tls, http2.is_some())).transpose()?;
         let mut add = |address| {
             let (name, tls) = (listener.name.clone(), tls.clone());
-            specs.push(ListenerSpec { name, address, tls });
+            specs.push(ListenerSpec {
+                name,
+                address,
+                tls,
+                http2,
+                relays: listener.proxied.clone(),
+            });
         };
         match &listener.address {
             Wanted::Unix(path) => add(ListenAddress::Unix(path.clone())),

@@ -163,10 +163,13 @@ impl Activated {
             return wanted;
         };
         let (name, tls) = (first.name.clone(), first.tls.clone());
+        let (http2, relays) = (first.http2, first.relays.clone());
         let spec = |given: &mut Given| ListenerSpec {
             name: name.clone(),
             address: given.take(),
             tls: tls.clone(),
+            http2,
+            relays: relays.clone(),
         };
         self.sockets.iter_mut().map(spec).collect()
     }

@@ -60,8 +60,8 @@ pub(crate) fn resolve(
     }))
 }
 
-/// Reads the files.
-pub(crate) fn read(settings: &ListenerTls) -> Result<Arc<ServerTls>, String> {
+/// Reads the files. With `http2`, that is offered before HTTP/1.1.
+pub(crate) fn read(settings: &ListenerTls, http2: bool) -> Result<Arc<ServerTls>, String> {
     let files = settings.certificates.iter();
     let terms = ServerTlsTerms {
         certificates: files
@@ -76,7 +76,10 @@ pub(crate) fn read(settings: &ListenerTls) -> Result<Arc<ServerTls>, String> {
             true => TlsVersion::V13,
             false => TlsVersion::V12,
         },
-        protocols: vec![b"http/1.1".to_vec()],
+        protocols: match http2 {
+            true => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            false => vec![b"http/1.1".to_vec()],
+        },
     };
     ServerTls::new(terms)
         .map(Arc::new)

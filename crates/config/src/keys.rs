@@ -303,6 +303,24 @@ static LISTENER: Table = Table {
             Value("false"),
             "Every client is sent to `https`, to port 443 or this one, by 308; only the health paths are answered.",
         ),
+        key(
+            "proxy_protocol",
+            OneOrMore(&Formed(&PEERS)),
+            Absent,
+            "Connections from these begin with a header of the PROXY protocol, version 1 or 2, which names the client. Others must not send one.",
+        ),
+        key(
+            "http2",
+            Flag,
+            Value("true"),
+            "Clients may speak HTTP/2: over TLS they are offered it (ALPN), in clear text they begin with it.",
+        ),
+        key(
+            "http2_streams",
+            Whole(1, 65_535),
+            Value("128"),
+            "Requests that one connection of HTTP/2 may have under way.",
+        ),
     ],
 };
 

@@ -28,9 +28,10 @@ pub use filters::{
 };
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, Config, Dns, Endpoint, Flag,
-    HealthCheck, HealthPaths, HostPattern, Limits, Listener, ListenerTls, Log, Matcher,
-    PathPattern, Resend, Route, Timeouts, TrustedPeers, ValuePattern,
+    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint,
+    Flag, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log,
+    Matcher, PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers,
+    ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

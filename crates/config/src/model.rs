@@ -63,6 +63,23 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Every client is sent to `https` at this port.
     pub https_redirect: Option<u16>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub proxied: Option<TrustedPeers>,
+    /// On what terms its clients may speak HTTP/2, if they may.
+    pub http2: Option<Http2Terms>,
+}
+
+/// On what terms clients speak HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Terms {
+    /// Requests that one connection may have under way.
+    pub streams_max: u32,
+}
+
+impl Default for Http2Terms {
+    fn default() -> Self {
+        Http2Terms { streams_max: 128 }
+    }
 }
 
 /// How the clients of a listener speak TLS.
@@ -295,6 +312,13 @@ pub struct HealthCheck {
 pub enum CheckKind {
     /// Whether it takes a connection.
     Tcp,
+    /// What its service of `grpc.health.v1` says.
+    Grpc {
+        /// The service asked for; empty for all of the server.
+        service: String,
+        /// The value of `:authority`; the address, if there is none.
+        host: Option<String>,
+    },
     /// What it answers.
     Http {
         /// The path, perhaps with a query.
@@ -329,6 +353,41 @@ pub struct Endpoint {
     pub fail_timeout: Duration,
     /// What requests that are bound to it carry.
     pub route: String,
+    /// How it is spoken to; the same for all endpoints of a cluster.
+    pub speech: Speech,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Speech {
+    /// By HTTP/2; without TLS, with prior knowledge.
+    pub http2: bool,
+    /// Each connection begins with a header of the PROXY protocol.
+    pub proxy: Option<ProxyVersion>,
+    /// By TLS.
+    pub tls: Option<ClusterTls>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// Text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// How the endpoints of a cluster speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterTls {
+    /// PEM file of the authorities that sign their certificates; the system's if `None`.
+    pub ca: Option<PathBuf>,
+    /// The name that their certificates must have; if `None`, what their address names.
+    pub server_name: Option<String>,
+    /// PEM files of the certificate that they are shown, and of its key.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether their certificates are checked.
+    pub verify: bool,
 }
 
 /// The local application: the flags of `evener run`, by their names without the dashes in front.

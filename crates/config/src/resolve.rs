@@ -5,14 +5,15 @@ mod clusters;
 mod filters;
 mod routes;
 mod sharing;
+mod speech;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Limits, Listener, ListenerTls, Log,
-    Timeouts, TrustedPeers,
+    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls,
+    Log, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -258,11 +259,26 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
         {
             findings.add(own, "`https_redirect` is for listeners without `tls`");
         }
+        if let (ListenAddress::Unix(_), Some(own)) = (&address, section.key_span("proxy_protocol"))
+        {
+            findings.add(own, "`proxy_protocol` is for TCP listeners");
+        }
+        let http2 = section.flag("http2").then(|| Http2Terms {
+            streams_max: section.whole("http2_streams").unwrap_or(128) as u32,
+        });
+        if let (None, Some(span)) = (http2, section.key_span("http2_streams")) {
+            findings.add(span, "`http2_streams` has no effect with `http2 = false`");
+        }
         let listener = Listener {
             name,
             address,
             tls,
             https_redirect,
+            proxied: section.has("proxy_protocol").then_some(()).and_then(|()| {
+                let peers = section.texts("proxy_protocol").map(|(text, _)| text);
+                TrustedPeers::of(peers).ok()
+            }),
+            http2,
         };
         list.push((listener, node.span.clone()));
     }
@@ -278,6 +294,8 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 address,
                 tls: None,
                 https_redirect: None,
+                proxied: None,
+                http2: Some(Http2Terms::default()),
             }];
         }
         findings.add(

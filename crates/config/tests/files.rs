@@ -253,7 +253,12 @@ fn health_checks() {
             "`path` goes with `type = \"http\"`",
         ),
         ("status = \"2xx\"", "`2xx` is not a status"),
-        ("type = \"grpc\"", "`grpc` is none of its values"),
+        ("type = \"icmp\"", "`icmp` is none of its values"),
+        (
+            "type = \"grpc\"\nstatus = 200",
+            "`status` goes with `type = \"http\"`",
+        ),
+        ("service = \"x\"", "`service` goes with `type = \"grpc\"`"),
     ] {
         let errors = said(&format!("{base}{text}\n"));
         assert!(errors.contains(expected), "{text}\n{errors}");
@@ -469,4 +474,58 @@ fn filters_that_cannot_work_are_refused() {
     let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nhttps_redirect = true\ntls = { cert = \"c\" }\n\
                 [[route]]\nrespond = 200\n";
     assert!(said(text).contains("for listeners without `tls`"));
+}
+
+#[test]
+fn how_endpoints_are_spoken_to() {
+    let base = "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\ncluster = \"a\"\n[cluster.a]\n";
+    let plain = "endpoints = [\"127.0.0.1:1\"]\n";
+    let config = good(&format!(
+        "{base}{plain}protocol = \"h2\"\ntls = {{ server_name = \"x.test\", cert = \"c\", key = \"k\" }}\n"
+    ));
+    let speech = &config.clusters[0].endpoints[0].speech;
+    let tls = speech.tls.as_ref().unwrap();
+    assert!(speech.http2 && tls.verify);
+    assert_eq!(tls.server_name.as_deref(), Some("x.test"));
+    for (text, expected) in [
+        ("protocol = \"h2\"\nproxy_protocol = \"v1\"", "are shared"),
+        ("tls = { key = \"k\" }", "`key` goes with `cert`"),
+        ("tls = { verify = false, ca = \"c\" }", "`ca` has no effect"),
+        ("protocol = \"h2\"\nhealth_check = {}", "check them with"),
+        ("tls = {}\nhealth_check = {}", "checks do not speak TLS"),
+        ("protocol = \"h3\"", "`h3` is none of its values"),
+    ] {
+        let errors = said(&format!("{base}{plain}{text}\n"));
+        assert!(errors.contains(expected), "{text}\n{errors}");
+    }
+    for (endpoint, expected) in [
+        ("unix:/x", "`tls` is for TCP"),
+        ("srv:_x._tcp.a.test", "needs a `server_name`"),
+    ] {
+        let errors = said(&format!("{base}endpoints = [\"{endpoint}\"]\ntls = {{}}\n"));
+        assert!(errors.contains(expected), "{endpoint}\n{errors}");
+    }
+}
+
+#[test]
+fn listeners_say_what_their_clients_may_speak() {
+    let rest = "[[route]]\ncluster = \"a\"\n[cluster.a]\nendpoints = [\"127.0.0.1:1\"]\n";
+    let listener = |text: &str| format!("[[listener]]\naddress = \"127.0.0.1:1\"\n{text}\n{rest}");
+    let config = good(&listener(
+        "http2_streams = 5\nproxy_protocol = \"10.0.0.0/8\"",
+    ));
+    assert_eq!(config.listeners[0].http2.unwrap().streams_max, 5);
+    let relays = config.listeners[0].proxied.as_ref().unwrap();
+    assert!(relays.believes(Some([10, 1, 2, 3].into())));
+    assert!(!relays.believes(Some([11, 1, 2, 3].into())));
+    assert!(
+        good(&listener("http2 = false")).listeners[0]
+            .http2
+            .is_none()
+    );
+    let errors = said(&listener("http2 = false\nhttp2_streams = 5"));
+    assert!(
+        errors.contains("no effect with `http2 = false`"),
+        "{errors}"
+    );
 }

@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             in_flight_max: 10_000,
             share: Share::default(),
             page: None,
+            terms: evener_edge::UpstreamTerms::default(),
             process: 0,
         });
     }

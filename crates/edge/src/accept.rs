@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use evener_net::{Accepted, Listener, Peer, Socket};
 
 use crate::core::{Core, Owner};
-use crate::session::Session;
+use crate::proxied;
+use crate::session::{Phase, Session};
 use crate::shard::{SessionKey, Sessions};
 
 /// Connections taken from one listener before others get their turn.
@@ -81,9 +82,11 @@ fn open(
     };
     match socket {
         Ok(socket) => {
-            entry
-                .0
-                .insert(Session::new(key, place, socket, peer, core.now_ms()));
+            let session = Session::new(key, place, socket, peer, core.now_ms());
+            let session = entry.0.insert(session);
+            if proxied::is_expected(core, place, peer) {
+                session.phase = Phase::Proxied;
+            }
             core.accepted.push(key.index);
             core.telemetry.connection_accepted();
             Ok(())

@@ -4,10 +4,12 @@
 //! slot that comes free and a request that looks for one can never miss each other. The lock is
 //! held for a scan of the members, never for I/O.
 
+mod pressure;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use evener_net::Postbox;
@@ -23,6 +25,9 @@ use crate::health_paths::Check;
 use crate::session::Exchange;
 use crate::shard::{Grant, SessionKey, ShardMessage};
 use crate::variables::ClientBytes;
+
+pub use pressure::Alarm;
+use pressure::Pressure;
 
 /// How a cluster's endpoints share its requests, and what is held against them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,14 +60,6 @@ impl Conduct {
     };
 }
 
-/// Called when requests wait and the loop of every endpoint stands still; must not block.
-pub type Alarm = dyn Fn() + Send + Sync;
-
-/// How long a request that found every loop standing still counts as waiting.
-const PRESSED_NS: u64 = 100_000_000;
-/// The alarm is not raised again within this.
-const ALARM_NS: u64 = 2_000_000;
-
 /// A named set of endpoints.
 pub struct Cluster {
     name: String,
@@ -76,9 +73,7 @@ pub struct Cluster {
     joins: AtomicU32,
     /// For each health check: `joins` when the application was last seen to have nothing there.
     lacks: [AtomicU32; 2],
-    /// When a request was last seen waiting while every loop stood still.
-    pressed_ns: AtomicU64,
-    alarm: OnceLock<Box<Alarm>>,
+    pressure: Pressure,
 }
 
 struct State {
@@ -234,8 +229,7 @@ impl Cluster {
             queued: AtomicUsize::new(0),
             joins: AtomicU32::new(1),
             lacks: [const { AtomicU32::new(0) }; 2],
-            pressed_ns: AtomicU64::new(0),
-            alarm: OnceLock::new(),
+            pressure: Pressure::default(),
         })
     }
 
@@ -361,39 +355,6 @@ impl Cluster {
             name: self.name.clone(),
             queued: state.waiting.len(),
             endpoints,
-        }
-    }
-
-    /// Endpoints that take requests and whose loops stand still right now.
-    pub fn stalled(&self) -> Vec<EndpointId> {
-        let now_ns = monotonic_ns();
-        let state = self.lock();
-        let takes = state.members.iter().filter(|member| !member.is_draining());
-        takes
-            .filter(|member| member.key.is_stalled(now_ns))
-            .map(|member| member.key.id)
-            .collect()
-    }
-
-    /// Whether requests have been waiting lately that no endpoint could begin.
-    pub fn is_pressed(&self) -> bool {
-        let pressed_ns = self.pressed_ns.load(Relaxed);
-        self.has_queue() || pressed_ns > 0 && monotonic_ns() < pressed_ns + PRESSED_NS
-    }
-
-    /// Has this called when requests wait and every loop stands still. Only the first one counts.
-    pub fn set_alarm(&self, alarm: Box<Alarm>) {
-        let _ = self.alarm.set(alarm);
-    }
-
-    /// Notes that a request waits for a loop that stands still, and that no other is free.
-    pub(crate) fn press(&self, now_ns: u64) {
-        let Some(alarm) = self.alarm.get() else {
-            return;
-        };
-        if now_ns.saturating_sub(self.pressed_ns.load(Relaxed)) >= ALARM_NS {
-            self.pressed_ns.store(now_ns, Relaxed);
-            alarm();
         }
     }
 
@@ -555,12 +516,6 @@ impl Cluster {
 }
 
 impl State {
-    /// Whether the loop of every endpoint that takes requests stands still.
-    fn is_stuck(&self, now_ns: u64) -> bool {
-        let mut takes = self.members.iter().filter(|member| !member.is_draining());
-        takes.all(|member| member.key.is_stalled(now_ns))
-    }
-
     fn pick(
         &mut self,
         marks: Marks<'_>,

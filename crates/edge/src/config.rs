@@ -10,7 +10,7 @@ use evener_net::ServerTls;
 
 pub(crate) use evener_config::Resend;
 pub use evener_config::values::Network;
-pub use evener_config::{HealthPaths, Limits, Route, Timeouts, TrustedPeers};
+pub use evener_config::{HealthPaths, Http2Terms, Limits, Route, Timeouts, TrustedPeers};
 
 use crate::cluster::Cluster;
 
@@ -49,6 +49,8 @@ impl EdgeConfig {
                 name: "listener".to_owned(),
                 address,
                 tls: None,
+                http2: Some(Http2Terms::default()),
+                relays: None,
             }],
             shards: 1,
             backlog: 2048,
@@ -75,6 +77,10 @@ pub struct ListenerSpec {
     pub address: ListenAddress,
     /// How its clients speak TLS, if they do.
     pub tls: Option<Arc<ServerTls>>,
+    /// On what terms HTTP/2 is spoken, if it is.
+    pub http2: Option<Http2Terms>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub relays: Option<TrustedPeers>,
 }
 
 /// One address to listen on.

@@ -3,14 +3,15 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use evener_net::Socket;
+use evener_net::{Peer, Ring, Socket, push_proxy_header};
 
 use crate::core::{Core, Offer, Owner};
 use crate::endpoint::{Endpoint, EndpointAddress};
 use crate::error::{Kind, ProxyError, Stage};
+use crate::http2::{self, upstream};
 use crate::pool::Upstream;
 use crate::retry;
-use crate::session::{Flow, Phase, Session};
+use crate::session::{Exchange, Flow, Phase, Session};
 
 /// A request that must not run twice takes only a connection that was in use so recently that its
 /// endpoint cannot have closed it for idleness: gunicorn does after 2 s, uvicorn after 5 s.
@@ -28,6 +29,9 @@ pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
         .endpoint
         .clone()
         .expect("the request has an endpoint");
+    if endpoint.terms.http2 {
+        return join_shared(session, core, &endpoint);
+    }
     let patient = exchange.method.is_idempotent() || endpoint.page.is_some();
     let since_ms = if patient {
         0
@@ -49,11 +53,8 @@ pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
         return established(session, core);
     }
     let token = core.tokens.assign(Owner::Upstream(session.key.index));
-    let socket = match &endpoint.address {
-        EndpointAddress::Unix(path) => Socket::connect_unix(path, &core.registry, token),
-        EndpointAddress::Tcp(address) => Socket::connect_tcp(*address, &core.registry, token),
-    };
-    match socket {
+    let before = say_whose(exchange, &endpoint, session.peer);
+    match endpoint.connect(&core.registry, token, &before) {
         Ok(socket) => {
             core.telemetry.upstream_opened();
             exchange.upstream = Some(open(socket, endpoint));
@@ -70,6 +71,60 @@ pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
             retry::fail(session, core, error)
         }
     }
+}
+
+/// A stream of a connection to an endpoint that speaks HTTP/2.
+fn join_shared(session: &mut Session, core: &mut Core, endpoint: &Arc<Endpoint>) -> Flow {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a connection is for a request");
+    match upstream::open(core, endpoint) {
+        Ok(end) => {
+            end.answer_to(Ring {
+                index: session.key.index,
+                serial: session.key.serial,
+                part: 0,
+                table: http2::SESSIONS,
+            });
+            let token = core.tokens.assign(Owner::Upstream(session.key.index));
+            exchange.upstream = Some(open(Socket::piped(end, token), endpoint.clone()));
+            poll_connected(session, core)
+        }
+        Err(error) => {
+            let error = ProxyError::upstream(Stage::Connect, Kind::ConnectFailed(error.kind()));
+            retry::fail(session, core, error)
+        }
+    }
+}
+
+/// Makes the header that says whose connection it is, if the endpoint wants one. In clear text it
+/// goes with the request, else it is returned, to go ahead of TLS.
+fn say_whose(exchange: &mut Exchange, endpoint: &Endpoint, peer: Peer) -> Vec<u8> {
+    let mut header = Vec::new();
+    let Some(version) = endpoint.terms.proxy else {
+        return header;
+    };
+    if exchange.preface_bytes > 0 {
+        // It is there from the time when the endpoint's backlog was full.
+        return header;
+    }
+    let client = match peer {
+        Peer::Tcp(address) => Some(address),
+        Peer::Unix => None,
+    };
+    let target = match endpoint.address {
+        EndpointAddress::Tcp(address) => Some(address),
+        EndpointAddress::Unix(_) => None,
+    };
+    push_proxy_header(&mut header, version, client, target);
+    if endpoint.terms.tls.is_some() {
+        return header;
+    }
+    // The connection's, not the request's: a later attempt must not repeat it.
+    exchange.preface_bytes = header.len();
+    exchange.outgoing.splice(..0, header);
+    Vec::new()
 }
 
 fn open(socket: Socket, endpoint: Arc<Endpoint>) -> Upstream {

@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use evener_config::Http2Terms;
 use evener_http1::{Fields, HeadLimits, write};
-use evener_net::{BufferStore, Gather};
+use evener_net::{Bells, BufferStore, Gather};
 use evener_telemetry::ShardTelemetry;
 use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
 
 use crate::cluster::{Cluster, Place};
-use crate::config::EdgeConfig;
+use crate::config::{EdgeConfig, TrustedPeers};
 use crate::endpoint::EndpointId;
+use crate::http2::Opening;
+use crate::http2::upstream::Upstreams;
 use crate::pool::{Pools, Upstream};
-use crate::route::{ListenerNames, RouteTable};
+use crate::route::RouteTable;
 use crate::session::{Exchange, Session};
 use crate::shard::SessionKey;
 
@@ -44,6 +47,8 @@ pub(crate) struct Core {
     pub(crate) progress: Arc<Progress>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
+    /// Connections to endpoints that many requests share.
+    pub(crate) upstreams: Upstreams,
     pub(crate) buffers: BufferStore,
     /// Boxed, because they move in and out of sessions as they are.
     #[allow(clippy::vec_box)]
@@ -66,6 +71,14 @@ pub(crate) struct Core {
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
     pub(crate) now_ns: u64,
+    /// Which pipes have something new at either end.
+    pub(crate) bells: Arc<Bells>,
+    /// Streams of HTTP/2 that have no session yet.
+    pub(crate) opening: Vec<Opening>,
+    /// Connections that carry streams, and the streams: without any, no bell can ring.
+    pub(crate) pipes: usize,
+    /// What is agreed on with the clients of each listener, by its place.
+    listener_terms: Vec<Option<ListenerTerms>>,
     request_ids: RequestIds,
     date: DateText,
 }
@@ -77,6 +90,24 @@ pub(crate) struct Progress {
     pub(crate) closed: AtomicUsize,
     /// Questions whether they are there that they have answered.
     pub(crate) answered: AtomicUsize,
+}
+
+/// What is agreed on with the clients of a listener.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListenerTerms {
+    /// On what terms HTTP/2 is spoken, if it is.
+    pub(crate) http2: Option<Http2Terms>,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub(crate) relays: Option<TrustedPeers>,
+}
+
+/// The listeners of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    /// By which routes call them, with their places.
+    pub(crate) names: Vec<(String, usize)>,
+    /// By place.
+    pub(crate) terms: Vec<Option<ListenerTerms>>,
 }
 
 /// A request that can be taken back if its worker stands still.
@@ -92,7 +123,7 @@ impl Core {
         shard: usize,
         registry: Registry,
         config: Arc<EdgeConfig>,
-        listeners: &ListenerNames,
+        listeners: &Listeners,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
         progress: Arc<Progress>,
@@ -109,6 +140,7 @@ impl Core {
             progress,
             tokens: Tokens::default(),
             pools: Pools::default(),
+            upstreams: Upstreams::default(),
             buffers: BufferStore::new(1024, 128 * 1024),
             exchanges: Vec::new(),
             // A held response and a large read behind it fit together.
@@ -123,6 +155,10 @@ impl Core {
             draining: false,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),
+            bells: Arc::default(),
+            opening: Vec::new(),
+            pipes: 0,
+            listener_terms: Vec::new(),
             request_ids: RequestIds::new(),
             date: DateText::default(),
         };
@@ -131,7 +167,7 @@ impl Core {
     }
 
     /// Works by this configuration from the next request on; those under way keep their route.
-    pub(crate) fn configure(&mut self, config: Arc<EdgeConfig>, listeners: &ListenerNames) {
+    pub(crate) fn configure(&mut self, config: Arc<EdgeConfig>, listeners: &Listeners) {
         self.response_fields.clear();
         for (name, value) in &config.response_fields {
             write::field(&mut self.response_fields, name.as_bytes(), value.as_bytes());
@@ -142,12 +178,23 @@ impl Core {
             line_bytes: config.limits.line_bytes,
             field_bytes: config.limits.field_bytes,
         };
-        self.routes = RouteTable::new(&config.routes, &config.clusters, listeners);
+        self.routes = RouteTable::new(&config.routes, &config.clusters, &listeners.names);
+        self.listener_terms.clone_from(&listeners.terms);
         let known =
             |cluster: &Arc<Cluster>| config.clusters.iter().any(|one| Arc::ptr_eq(one, cluster));
         self.clusters.retain(|old| !known(old) && old.has_queue());
         self.clusters.extend(config.clusters.iter().cloned());
         self.config = config;
+    }
+
+    /// On what terms HTTP/2 is spoken at a listener, if it is.
+    pub(crate) fn http2_terms(&self, listener: usize) -> Option<Http2Terms> {
+        self.listener_terms.get(listener)?.as_ref()?.http2
+    }
+
+    /// Whose connections at a listener begin with a header of the PROXY protocol.
+    pub(crate) fn relays(&self, listener: usize) -> Option<&TrustedPeers> {
+        self.listener_terms.get(listener)?.as_ref()?.relays.as_ref()
     }
 
     /// Milliseconds on the shard's clock, as of the last batch of events.
@@ -183,6 +230,9 @@ impl Core {
 
     /// Closes an upstream connection.
     pub(crate) fn close_upstream(&mut self, upstream: Upstream) {
+        if upstream.socket.is_pipe() {
+            self.pipes -= 1;
+        }
         let token = upstream.close(&self.registry);
         self.tokens.free(token);
     }
@@ -217,6 +267,8 @@ pub(crate) enum Owner {
     Listener(usize),
     /// The connection at this place, for its own socket.
     Downstream(usize),
+    /// The connection of HTTP/2 to an endpoint at this place.
+    Shared(usize),
     /// The connection at this place, for its upstream socket.
     Upstream(usize),
     /// The pool of this endpoint.

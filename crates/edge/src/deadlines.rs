@@ -5,12 +5,13 @@ use crate::admit;
 use crate::answer;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
+use crate::http2;
 use crate::respond;
 use crate::retry;
 use crate::session::{Exchange, Flow, Phase, Session};
 
 /// An idle connection that has not asked for anything yet gets this long once we drain.
-const DRAIN_IDLE_MS: u64 = 1_000;
+pub(crate) const DRAIN_IDLE_MS: u64 = 1_000;
 /// A client that has its answer gets this long to close.
 const LINGER_MS: u64 = 2_000;
 
@@ -31,6 +32,8 @@ pub(crate) enum Timer {
     Request,
     TunnelIdle,
     Linger,
+    /// Streams of HTTP/2 whose client takes nothing.
+    StuckStreams,
 }
 
 /// The earliest deadline, in milliseconds.
@@ -43,6 +46,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     let since = session.since_ms;
     let of = |from, duration, timer| Core::after(from, duration).map(|at| (at, timer));
     match session.phase {
+        Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
         Phase::Head if session.is_idle() && session.served => {
             of(since, timeouts.keep_alive, Timer::KeepAlive)
         }
@@ -95,6 +99,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             timeouts.send_gap,
             Timer::SendGap,
         ),
+        Phase::Http2 => http2::next_deadline(session, core),
         Phase::Linger => Some((since + LINGER_MS, Timer::Linger)),
     }
 }
@@ -139,6 +144,8 @@ fn earliest<const N: usize>(candidates: [Option<(u64, Timer)>; N]) -> Option<(u6
 /// A deadline is over.
 pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> Flow {
     match timer {
+        Timer::KeepAlive if session.phase == Phase::Http2 => http2::close_idle(session, core),
+        Timer::StuckStreams => http2::give_up_stuck(session, core),
         Timer::KeepAlive | Timer::TunnelIdle | Timer::Linger => close(session, core),
         Timer::SendGap => {
             core.telemetry

@@ -17,6 +17,7 @@ use crate::filter;
 use crate::forward;
 use crate::head::{self, Origin};
 use crate::health_paths;
+use crate::http2::{self, Opened};
 use crate::local;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
@@ -110,7 +111,11 @@ fn keep(session: &mut Session, core: &mut Core, bytes: &[u8]) {
 
 enum Parsed {
     More,
-    Started { used: usize, flow: Flow },
+    Started {
+        used: usize,
+        flow: Flow,
+    },
+    /// It is not a request, and what comes after it is none either.
     Refused(Flow),
 }
 
@@ -118,10 +123,14 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
     match parse_request(bytes, &mut core.fields, &core.head_limits) {
         Ok(None) => Parsed::More,
         Ok(Some(head)) => start(session, core, bytes, &head),
-        Err(error) => {
-            let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
-            Parsed::Refused(answer::refuse(session, core, &error))
-        }
+        Err(error) => match http2::begin(session, core, bytes) {
+            Opened::Http2 => Parsed::Refused(Flow::Continue),
+            Opened::More => Parsed::More,
+            Opened::Other => {
+                let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
+                Parsed::Refused(answer::refuse(session, core, &error))
+            }
+        },
     }
 }
 
@@ -130,6 +139,7 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
 fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHead) -> Parsed {
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
+    exchange.over_http2 = session.socket.is_pipe();
     let id = core.next_request_id();
     take_route(session, &mut exchange, core, bytes, head, &id);
     core.buffers.furnish(&mut exchange.outgoing);

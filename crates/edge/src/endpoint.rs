@@ -2,14 +2,17 @@
 //! a request is left to `cluster`.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use evener_net::{ClientTls, ProxyVersion, ServerName, Socket};
 use evener_policy::balance::{Reluctance, Terms};
 use evener_vitals::Page;
+use mio::{Registry, Token};
 
 use crate::claims::ClaimSlots;
 
@@ -55,8 +58,21 @@ pub struct EndpointSpec {
     pub share: Share,
     /// Its vitals page, if it is one of Evener's own workers.
     pub page: Option<Arc<Page>>,
+    /// How it is spoken to.
+    pub terms: UpstreamTerms,
     /// Its process id, for the access log; 0 if it is not known.
     pub process: u32,
+}
+
+/// How an endpoint is spoken to: HTTP/1.1 in clear text, unless something else is said.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamTerms {
+    /// By HTTP/2; in clear text with prior knowledge.
+    pub http2: bool,
+    /// Each connection begins with a header that says whose it is.
+    pub proxy: Option<ProxyVersion>,
+    /// By TLS, and the name that its certificate must have.
+    pub tls: Option<(Arc<ClientTls>, ServerName<'static>)>,
 }
 
 /// When an endpoint gets requests, and how many of them.
@@ -101,6 +117,7 @@ pub(crate) struct Endpoint {
     pub(crate) page: Option<Arc<Page>>,
     pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
+    pub(crate) terms: UpstreamTerms,
     /// Takes no new requests; its idle connections are closed.
     retired: AtomicBool,
     suspect_until_ns: AtomicU64,
@@ -131,6 +148,7 @@ impl EndpointSpec {
             address: self.address,
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
+            terms: self.terms,
             process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
@@ -143,6 +161,23 @@ impl EndpointSpec {
 }
 
 impl Endpoint {
+    /// Starts to connect. `before` goes ahead of TLS, in clear text.
+    pub(crate) fn connect(
+        &self,
+        registry: &Registry,
+        token: Token,
+        before: &[u8],
+    ) -> io::Result<Socket> {
+        match (&self.address, &self.terms.tls) {
+            (EndpointAddress::Unix(path), _) => Socket::connect_unix(path, registry, token),
+            (EndpointAddress::Tcp(address), None) => Socket::connect_tcp(*address, registry, token),
+            (EndpointAddress::Tcp(address), Some((tls, name))) => {
+                let name = name.clone();
+                Socket::connect_tls(*address, tls.config(), name, before, registry, token)
+            }
+        }
+    }
+
     /// Gives it no more requests: its idle connections are closed.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);

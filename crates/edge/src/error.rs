@@ -50,6 +50,8 @@ pub(crate) enum Kind {
     BodyTooLarge,
     HeadTimeout,
     BodyTimeout,
+    /// The header of the PROXY protocol is missing or malformed.
+    NotProxied,
     NoRoute,
     /// A route serves files, and there is none of that name.
     NoFile,
@@ -104,7 +106,7 @@ impl ProxyError {
     pub(crate) fn status(&self) -> u16 {
         match self.kind {
             Kind::Head(error) => error.kind.status(),
-            Kind::Body(_) => 400,
+            Kind::Body(_) | Kind::NotProxied => 400,
             Kind::BodyTooLarge => 413,
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
             Kind::NoRoute | Kind::NoFile => 404,
@@ -138,6 +140,7 @@ impl ProxyError {
             Kind::BodyTimeout => "the request body did not arrive in time",
             Kind::NoFile => "there is no such file",
             Kind::Encoding(_) => "the response could not be compressed",
+            Kind::NotProxied => "the connection does not begin with a PROXY header",
             Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
             Kind::QueueTimeout => "no worker was free in time; try again later",
@@ -163,7 +166,7 @@ impl ProxyError {
                 501 => ErrorKind::NotImplemented,
                 _ => ErrorKind::BadRequest,
             },
-            Kind::Body(_) => ErrorKind::BadRequest,
+            Kind::Body(_) | Kind::NotProxied => ErrorKind::BadRequest,
             Kind::BodyTooLarge => ErrorKind::BodyTooLarge,
             Kind::HeadTimeout => ErrorKind::HeaderReadTimeout,
             Kind::BodyTimeout => ErrorKind::BodyGapTimeout,

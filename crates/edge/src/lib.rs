@@ -27,8 +27,10 @@ mod filter;
 mod forward;
 mod head;
 mod health_paths;
+mod http2;
 mod local;
 mod pool;
+mod proxied;
 mod record;
 mod respond;
 mod retry;
@@ -41,8 +43,8 @@ mod variables;
 
 pub use cluster::{Alarm, Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
-    EdgeConfig, HealthPaths, Limits, ListenAddress, ListenerSpec, Network, Route, Timeouts,
-    TrustedPeers,
+    EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Route,
+    Timeouts, TrustedPeers,
 };
-pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share};
+pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share, UpstreamTerms};
 pub use start::{Edge, StartError};

@@ -24,10 +24,10 @@ pub(crate) fn finished(exchange: &Exchange, core: &mut Core, status: Option<u16>
         client: from_utf8(&log.text[..log.client_end]).unwrap_or("-"),
         method: &log.text[log.id_end..log.method_end],
         target: &log.text[log.method_end..log.target_end],
-        version: if exchange.version == Version::H10 {
-            "1.0"
-        } else {
-            "1.1"
+        version: match exchange.version {
+            _ if exchange.over_http2 => "2.0",
+            Version::H10 => "1.0",
+            Version::H11 => "1.1",
         },
         status: status.unwrap_or(0),
         bytes: exchange.response_bytes,

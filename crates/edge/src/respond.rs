@@ -50,7 +50,8 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
                 .exchange
                 .as_mut()
                 .expect("a download is of a request");
-            if exchange.is_answered() {
+            // After 101 the endpoint has only begun.
+            if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
                 release_upstream(exchange, core);
             }
             return Ok(Download::Rests);
@@ -442,8 +443,9 @@ fn upstream_ended(session: &mut Session, core: &mut Core) -> Result<(), ProxyErr
 /// of the response may still be on its way to a slow client, which is no business of the endpoint.
 pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
     if let Some(upstream) = exchange.upstream.take() {
-        let reusable =
-            exchange.upstream_persists && exchange.is_sent() && !upstream.socket.is_read_closed();
+        let reusable = exchange.upstream_persists && exchange.is_sent() && !upstream.socket.is_read_closed()
+            // A connection that began with somebody's address is nobody else's.
+            && upstream.endpoint.terms.proxy.is_none();
         let token = upstream.socket.token();
         let id = upstream.endpoint.id;
         let rejected = if reusable {

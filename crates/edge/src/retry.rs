@@ -1,6 +1,7 @@
 //! Stage 8: what becomes of a request whose attempt failed. The rule is in `policy::retry`; here
 //! the facts are gathered for it, and its verdict is carried out.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use evener_policy::balance::Verdict;
@@ -162,7 +163,9 @@ fn give_up_attempt(
             (Some(sequence), Some(claims)) => claims.take_back(sequence),
             _ => false,
         };
-        if exchange.sent > 0 && !taken_back {
+        // The endpoint says that it has not looked at the request (RFC 9113, 8.7).
+        let refused = error.kind == Kind::Broken(ErrorKind::ConnectionRefused);
+        if exchange.sent > 0 && !taken_back && !refused {
             reached = Reached::Perhaps;
         }
         core.close_upstream(upstream);

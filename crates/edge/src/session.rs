@@ -15,6 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::filter::Filtered;
 use crate::head::ResponseTerms;
 use crate::health_paths::Asked;
+use crate::http2::Http2;
 use crate::pool::Upstream;
 use crate::route::{ActiveRoute, Treatment};
 use crate::shard::SessionKey;
@@ -23,6 +24,8 @@ use crate::variables::ClientBytes;
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Waiting for the header of the PROXY protocol that says whose connection it is.
+    Proxied,
     /// Reading the head of the next request, or waiting for it.
     Head,
     /// In the cluster's queue.
@@ -37,6 +40,8 @@ pub(crate) enum Phase {
     Local,
     /// Writing the rest of an answer of our own.
     Flush,
+    /// Carrying streams of HTTP/2, each of which is a session of its own.
+    Http2,
     /// Our side is closed; reading what the client still sends, so that it can read our answer.
     Linger,
 }
@@ -81,6 +86,8 @@ pub(crate) struct Session {
     /// When the wheel will remind us; 0 for never.
     pub(crate) reminder_ms: u64,
     pub(crate) exchange: Option<Box<Exchange>>,
+    /// What it has in [`Phase::Http2`].
+    pub(crate) http2: Option<Box<Http2>>,
 }
 
 impl Session {
@@ -107,6 +114,7 @@ impl Session {
             output_moved_ms: now_ms,
             reminder_ms: 0,
             exchange: None,
+            http2: None,
         }
     }
 
@@ -132,6 +140,8 @@ pub(crate) struct Exchange {
     // The request.
     pub(crate) method: Method,
     pub(crate) version: Version,
+    /// It came on a stream of HTTP/2.
+    pub(crate) over_http2: bool,
     pub(crate) keep_alive: bool,
     pub(crate) upgrade: bool,
     pub(crate) chunked: bool,

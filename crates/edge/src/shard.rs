@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use evener_net::{BoundListener, Listener, Mailbox, TimerKey, Timers};
+use evener_net::{BoundListener, Listener, Mailbox, Ring, Socket, TimerKey, Timers};
 use evener_policy::balance::Picking;
 use evener_vitals::monotonic_ns;
 use mio::event::Event;
@@ -18,15 +18,16 @@ use crate::answer;
 use crate::cluster::{Cluster, Finished};
 use crate::config::EdgeConfig;
 use crate::connect;
-use crate::core::{Core, Owner};
+use crate::core::{Core, Listeners, Owner};
 use crate::deadlines;
 use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::exchange;
+use crate::http2::{self, upstream};
 use crate::local;
+use crate::proxied;
 use crate::retry::{self, OfferState};
-use crate::route::ListenerNames;
 use crate::session::{Flow, Phase, Session};
 use crate::tunnel;
 
@@ -37,6 +38,8 @@ pub(crate) const MAILBOX: Token = Token(0);
 const SWEEP_MS: u64 = 5;
 /// How often idle upstream connections are looked at for their age.
 const POOL_SWEEP_MS: u64 = 1_000;
+/// How often bells are answered before the kernel is asked again.
+const RUNG_ROUNDS_MAX: usize = 16;
 /// Phases a connection may go through in one turn.
 const STEPS_MAX: usize = 64;
 
@@ -66,7 +69,7 @@ pub(crate) enum ShardMessage {
     /// Work by this configuration from the next request on.
     Configure {
         config: Arc<EdgeConfig>,
-        listeners: Arc<ListenerNames>,
+        listeners: Arc<Listeners>,
     },
     /// Answer that we are not ready, so that no new clients are sent here; serve as before.
     Leave,
@@ -127,6 +130,10 @@ pub(crate) struct Shard {
     yielded: Vec<SessionKey>,
     /// Listeners with connections that could not be taken yet.
     backlogged: Vec<usize>,
+    /// What the bells have rung for, while it is looked at.
+    rung: Vec<Ring>,
+    /// Bells have rung that had to wait for others.
+    rung_left: bool,
     next_sweep_ms: u64,
     next_pool_sweep_ms: u64,
     stopping: bool,
@@ -144,6 +151,8 @@ impl Shard {
             timers: Timers::new(now_ms),
             yielded: Vec::new(),
             backlogged: Vec::new(),
+            rung: Vec::new(),
+            rung_left: false,
             next_sweep_ms: 0,
             next_pool_sweep_ms: 0,
             stopping: false,
@@ -170,6 +179,9 @@ impl Shard {
             self.go_on_with_yielded();
             self.handle_timers(&mut due);
             self.sweep();
+            if self.core.pipes > 0 {
+                self.answer_bells();
+            }
             self.core.tokens.batch_done();
             self.core.telemetry.flush();
         }
@@ -177,11 +189,12 @@ impl Shard {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.yielded.is_empty() {
+        if !self.yielded.is_empty() || self.rung_left {
             return Some(Duration::ZERO);
         }
         let sweep = self.needs_sweep().then_some(self.next_sweep_ms);
-        let pools = (self.core.pools.len() > 0).then_some(self.next_pool_sweep_ms);
+        let pools = self.core.pools.len() > 0 || !self.core.upstreams.is_empty();
+        let pools = pools.then_some(self.next_pool_sweep_ms);
         let at = [self.timers.next_ms(), sweep, pools]
             .into_iter()
             .flatten()
@@ -217,6 +230,10 @@ impl Shard {
                 };
                 upstream.socket.note(event);
                 self.drive(index);
+            }
+            Owner::Shared(index) => {
+                upstream::note(&mut self.core, index, event);
+                self.drive_shared(index);
             }
             Owner::Idle(endpoint) => {
                 if !self.core.pools.note(endpoint, event)
@@ -287,16 +304,22 @@ impl Shard {
 
     fn close(&mut self, index: usize) {
         let mut session = self.sessions.slab.remove(index);
+        let own_connection = !session.socket.is_pipe();
+        if session.http2.is_some() || !own_connection {
+            self.core.pipes -= 1;
+        }
         debug_assert!(session.exchange.is_none(), "a request was forgotten");
         session.socket.say_goodbye();
         session.socket.deregister(&self.core.registry);
         self.core.tokens.free(session.socket.token());
         self.core.buffers.give(session.input);
         self.core.buffers.give(session.output);
-        self.core
-            .connections
-            .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-        self.core.telemetry.connection_closed();
+        if own_connection {
+            self.core
+                .connections
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            self.core.telemetry.connection_closed();
+        }
     }
 
     fn read_mail(&mut self) {
@@ -307,6 +330,7 @@ impl Shard {
                     for upstream in self.core.pools.drain(id) {
                         self.core.close_upstream(upstream);
                     }
+                    upstream::drain(&mut self.core, id);
                 }
                 ShardMessage::EndpointRemoved(id) => self.cut_endpoint(id),
                 ShardMessage::Listen { place, listener } => self.listen(place, listener),
@@ -389,6 +413,7 @@ impl Shard {
         for upstream in self.core.pools.drain(id) {
             self.core.close_upstream(upstream);
         }
+        upstream::drain(&mut self.core, id);
         let on_it: Vec<usize> = self
             .sessions
             .slab
@@ -436,7 +461,15 @@ impl Shard {
         }
         let all: Vec<usize> = self.sessions.slab.iter().map(|(index, _)| index).collect();
         for index in all {
-            if !self.sessions.slab[index].is_idle() {
+            let Some(session) = self.sessions.slab.get_mut(index) else {
+                continue;
+            };
+            if session.phase == Phase::Http2 {
+                http2::drain(session);
+                self.drive(index);
+                continue;
+            }
+            if !session.is_idle() {
                 continue;
             }
             // A request may have arrived a moment ago: it is served, not cut.
@@ -495,6 +528,85 @@ impl Shard {
         }
     }
 
+    /// Drives what the ends of pipes have rung for: first the sessions of streams, then their
+    /// carriers, so that what many streams have to say leaves in one write.
+    fn answer_bells(&mut self) {
+        for _ in 0..RUNG_ROUNDS_MAX {
+            self.open_streams();
+            let mut rung = std::mem::take(&mut self.rung);
+            self.core.bells.take(&mut rung);
+            self.rung_left = !rung.is_empty();
+            let (mut carriers, mut shared) = (Vec::new(), Vec::new());
+            for ring in &rung {
+                let key = SessionKey {
+                    index: ring.index,
+                    serial: ring.serial,
+                };
+                if ring.table == http2::UPSTREAMS {
+                    if upstream::note_ring(&mut self.core, ring) && !shared.contains(&ring.index) {
+                        shared.push(ring.index);
+                    }
+                    continue;
+                }
+                let Some(session) = self.sessions.by_key(key) else {
+                    continue;
+                };
+                if let Some(http2) = &mut session.http2 {
+                    if http2.note_ring(ring.part) {
+                        carriers.push(key);
+                    }
+                    continue;
+                }
+                session.socket.note_ring();
+                let exchange = session.exchange.as_mut();
+                if let Some(upstream) = exchange.and_then(|e| e.upstream.as_mut()) {
+                    upstream.socket.note_ring();
+                }
+                session.output_moved_ms = self.core.now_ns / 1_000_000;
+                self.drive(key.index);
+            }
+            self.rung = rung;
+            for index in shared {
+                self.drive_shared(index);
+            }
+            for key in carriers {
+                if self.sessions.by_key(key).is_some() {
+                    self.drive(key.index);
+                }
+            }
+            if !self.rung_left && self.core.opening.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Moves a connection on that many requests share.
+    fn drive_shared(&mut self, index: usize) {
+        if upstream::drive(&mut self.core, index) {
+            // Others come first.
+            upstream::come_back(&self.core, index);
+        }
+    }
+
+    /// Makes a session of each stream that clients have opened, and lets it begin.
+    fn open_streams(&mut self) {
+        for opening in std::mem::take(&mut self.core.opening) {
+            let (entry, key) = self.sessions.vacant();
+            let token = self.core.tokens.assign(Owner::Downstream(key.index));
+            opening.end.answer_to(Ring {
+                index: key.index,
+                serial: key.serial,
+                part: 0,
+                table: http2::SESSIONS,
+            });
+            let socket = Socket::piped(opening.end, token);
+            let (place, peer) = (opening.listener, opening.peer);
+            entry.insert(Session::new(key, place, socket, peer, self.core.now_ms()));
+            self.core.pipes += 1;
+            self.drive(key.index);
+        }
+    }
+
     fn needs_sweep(&self) -> bool {
         !self.core.offers.is_empty() || self.core.waiting > 0 || !self.backlogged.is_empty()
     }
@@ -509,6 +621,7 @@ impl Shard {
                 for upstream in self.core.pools.drain_older(since) {
                     self.core.close_upstream(upstream);
                 }
+                upstream::drain_older(&mut self.core, since);
             }
         }
         if now_ms < self.next_sweep_ms || !self.needs_sweep() {
@@ -564,6 +677,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             return retry::abandon(session, core);
         }
         let flow = match session.phase {
+            Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
             Phase::Waiting => exchange::wait(session, core),
             Phase::Connecting => connect::poll_connected(session, core),
@@ -571,6 +685,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
             Phase::Tunnel => tunnel::advance(session, core),
             Phase::Local => local::advance(session, core),
             Phase::Flush => answer::flush_own(session, core),
+            Phase::Http2 => http2::advance(session, core),
             Phase::Linger => answer::linger(session, core),
         };
         if flow != Flow::Continue {

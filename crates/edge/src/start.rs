@@ -18,8 +18,7 @@ use mio::Poll;
 
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, ListenAddress, ListenerSpec};
-use crate::core::{Core, Owner, Progress};
-use crate::route::ListenerNames;
+use crate::core::{Core, ListenerTerms, Listeners, Owner, Progress};
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
 /// A running data plane.
@@ -110,11 +109,11 @@ impl Edge {
             asked: 0,
         };
         let bound = edge.bind_new(&mut config, count)?;
-        let names = bound.names();
+        let listeners = bound.listeners();
         let config = Arc::new(config);
         for index in 0..count {
             let counts = (&edge.connections, &edge.progress);
-            let shard = start_shard(&config, &names, telemetry, counts, index)?;
+            let shard = start_shard(&config, &listeners, telemetry, counts, index)?;
             edge.shards.push(shard);
         }
         edge.attach(&config.clusters);
@@ -128,7 +127,7 @@ impl Edge {
     /// nothing changes. The number of shards stays.
     pub fn reconfigure(&mut self, mut config: EdgeConfig) -> Result<(), StartError> {
         let bound = self.bind_new(&mut config, self.shards.len())?;
-        let listeners: Arc<ListenerNames> = bound.names().into();
+        let listeners = Arc::new(bound.listeners());
         let config = Arc::new(config);
         self.attach(&config.clusters);
         for shard in &self.shards {
@@ -159,6 +158,10 @@ impl Edge {
         };
         for spec in config.listeners.drain(..) {
             let asked = asked(&spec.address);
+            let terms = ListenerTerms {
+                http2: spec.http2,
+                relays: spec.relays.clone(),
+            };
             let same = |running: &&RunningListener| {
                 running.asked == asked && running.tls.is_some() == spec.tls.is_some()
             };
@@ -167,7 +170,7 @@ impl Edge {
                 if let (Some(old), Some(new)) = (&running.tls, spec.tls) {
                     bound.certificates.push((old.clone(), new));
                 }
-                bound.stay.push((spec.name, running.place));
+                bound.stay.push((spec.name, running.place, terms));
                 continue;
             }
             let mut sockets = bind(spec.address, count, config.backlog)?;
@@ -184,7 +187,7 @@ impl Edge {
                 unix_path: first.and_then(|b| b.unix_path()).map(PathBuf::from),
             };
             bound.next_place += 1;
-            bound.new.push((spec.name, running, sockets));
+            bound.new.push((spec.name, running, terms, sockets));
         }
         Ok(bound)
     }
@@ -195,11 +198,15 @@ impl Edge {
         for (old, new) in &bound.certificates {
             old.replace_by(new);
         }
-        let stays =
-            |running: &RunningListener| bound.stay.iter().any(|(_, place)| *place == running.place);
+        let stays = |running: &RunningListener| {
+            bound
+                .stay
+                .iter()
+                .any(|(_, place, _)| *place == running.place)
+        };
         let (stay, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
         self.listeners = stay;
-        for (_, running, sockets) in bound.new {
+        for (_, running, _, sockets) in bound.new {
             for (shard, listener) in self.shards.iter().zip(sockets) {
                 let place = running.place;
                 shard.postbox.post(ShardMessage::Listen { place, listener });
@@ -325,21 +332,31 @@ impl Edge {
 /// Listeners as they should be.
 struct Bound {
     /// Those that are there already: name and place.
-    stay: Vec<(String, usize)>,
+    stay: Vec<(String, usize, ListenerTerms)>,
     /// Their certificates, old and new.
     certificates: Vec<(Arc<ServerTls>, Arc<ServerTls>)>,
     /// New ones, with a socket for each shard.
-    new: Vec<(String, RunningListener, Vec<BoundListener>)>,
+    new: Vec<(String, RunningListener, ListenerTerms, Vec<BoundListener>)>,
     next_place: usize,
 }
 
 impl Bound {
-    fn names(&self) -> Vec<(String, usize)> {
-        let new = self
-            .new
+    fn listeners(&self) -> Listeners {
+        let new = self.new.iter();
+        let new = new.map(|(name, running, terms, _)| (name, running.place, terms));
+        let stay = self
+            .stay
             .iter()
-            .map(|(name, running, _)| (name.clone(), running.place));
-        self.stay.iter().cloned().chain(new).collect()
+            .map(|(name, place, terms)| (name, *place, terms));
+        let mut listeners = Listeners::default();
+        for (name, place, terms) in stay.chain(new) {
+            listeners.names.push((name.clone(), place));
+            if listeners.terms.len() <= place {
+                listeners.terms.resize(place + 1, None);
+            }
+            listeners.terms[place] = Some(terms.clone());
+        }
+        listeners
     }
 }
 
@@ -400,7 +417,7 @@ fn describe(listener: &BoundListener) -> String {
 
 fn start_shard(
     config: &Arc<EdgeConfig>,
-    listeners: &ListenerNames,
+    listeners: &Listeners,
     telemetry: &Telemetry,
     (connections, progress): (&Arc<AtomicUsize>, &Arc<Progress>),
     index: usize,

@@ -93,6 +93,7 @@ fn pair(name: &str) -> (Edge, SocketAddr, [Worker; 2]) {
             in_flight_max: 100,
             share: Share::default(),
             page: Some(page.clone()),
+            terms: evener_edge::UpstreamTerms::default(),
             process: 0,
         });
         Worker { page, listener }

@@ -248,6 +248,7 @@ fn every_framing_survives_every_fragmentation() {
             in_flight_max: 3,
             share: Share::default(),
             page: None,
+            terms: evener_edge::UpstreamTerms::default(),
             process: 0,
         });
     }

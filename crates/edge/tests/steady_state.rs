@@ -73,6 +73,7 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
             in_flight_max: 1000,
             share: Share::default(),
             page: None,
+            terms: evener_edge::UpstreamTerms::default(),
             process: 0,
         });
     }
@@ -188,6 +189,7 @@ fn routed_requests_allocate_nothing() {
                     in_flight_max: 0,
                     share: Share::default(),
                     page: None,
+                    terms: evener_edge::UpstreamTerms::default(),
                     process: 0,
                 });
             }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod grpc;
 mod probe;
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@ use evener_http1::{BodyDecoder, Fields, Framing, HeadLimits, ResponseHead, parse
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::Place;
+use crate::{Place, grpc};
 
 /// Bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -40,17 +40,20 @@ async fn ask(place: &Place, check: &HealthCheck) -> Result<(), String> {
 }
 
 async fn talk(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     check: &HealthCheck,
     authority: &str,
 ) -> Result<(), String> {
-    let CheckKind::Http {
-        path,
-        host,
-        expected,
-    } = &check.kind
-    else {
-        return Ok(());
+    let (path, host, expected) = match &check.kind {
+        CheckKind::Tcp => return Ok(()),
+        CheckKind::Grpc { service, host } => {
+            return grpc::ask(stream, host.as_deref().unwrap_or(authority), service).await;
+        }
+        CheckKind::Http {
+            path,
+            host,
+            expected,
+        } => (path, host, expected),
     };
     let host = host.as_deref().unwrap_or(authority);
     let request = format!(

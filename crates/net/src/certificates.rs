@@ -69,7 +69,7 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-fn wrong(file: &Path, reason: impl fmt::Display) -> TlsError {
+pub(crate) fn wrong(file: &Path, reason: impl fmt::Display) -> TlsError {
     TlsError {
         file: file.to_owned(),
         reason: reason.to_string(),
@@ -163,7 +163,7 @@ fn verifier(
     builder.build().map_err(|error| wrong(file, error))
 }
 
-fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let pem = CertificateDer::pem_file_iter(file).map_err(|error| wrong(file, plain(error)))?;
     let chain: Result<Vec<_>, _> = pem.collect();
     let chain = chain.map_err(|error| wrong(file, plain(error)))?;
@@ -203,7 +203,7 @@ fn plain(error: rustls::pki_types::pem::Error) -> String {
     }
 }
 
-fn no_key(error: rustls::pki_types::pem::Error) -> String {
+pub(crate) fn no_key(error: rustls::pki_types::pem::Error) -> String {
     match error {
         rustls::pki_types::pem::Error::NoItemsFound => {
             "there is no private key in it that needs no passphrase; `openssl pkey -in FILE` \

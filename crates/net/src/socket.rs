@@ -15,9 +15,11 @@ use std::sync::Arc;
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
 
 use crate::gather::Gather;
+use crate::pipe::PipeEnd;
 use crate::tls::TlsStream;
 
 /// Who is at the other end.
@@ -57,6 +59,7 @@ enum Stream {
     Unix(UnixStream),
     // Boxed: most sockets are clear text, and idle ones should stay small.
     Tls(Box<TlsStream>),
+    Pipe(PipeEnd),
 }
 
 /// A non-blocking stream socket, registered under one token for as long as it lives.
@@ -118,6 +121,65 @@ impl Socket {
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
     }
 
+    /// Copies what the kernel has into `buffer` and leaves it there, encrypted or not: what comes
+    /// ahead of everything else. TCP only.
+    pub fn peek(&mut self, buffer: &mut [u8]) -> Transfer {
+        let result = match &self.stream {
+            Stream::Tcp(tcp) => tcp.peek(buffer),
+            Stream::Tls(tls) => tls.tcp.peek(buffer),
+            Stream::Unix(_) | Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
+        };
+        match result {
+            Ok(0) => Transfer::End,
+            Ok(count) => Transfer::Bytes(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Transfer::Blocked,
+            Err(error) => self.broken(error),
+        }
+    }
+
+    /// Forgets bytes that [`Socket::peek`] has shown; whether all of them were still there.
+    pub fn skip(&mut self, bytes: &mut [u8]) -> bool {
+        let result = match &mut self.stream {
+            Stream::Tcp(tcp) => tcp.read(bytes),
+            Stream::Tls(tls) => tls.tcp.read(bytes),
+            Stream::Unix(_) | Stream::Pipe(_) => Ok(0),
+        };
+        result.is_ok_and(|count| count == bytes.len())
+    }
+
+    /// The near end of a pipe. The kernel knows nothing of it: `token` names it, but no event
+    /// carries it; [`Socket::note_ring`] takes the place of [`Socket::note`].
+    pub fn piped(end: PipeEnd, token: Token) -> Self {
+        let mut socket = Socket {
+            stream: Stream::Pipe(end),
+            token,
+            readable: false,
+            writable: false,
+            read_closed: false,
+            hung_up: false,
+            write_interest: true,
+        };
+        socket.note_ring();
+        socket
+    }
+
+    /// Starts to connect over TCP and to speak TLS; the connection is there when
+    /// [`Socket::connected`] says so, which is after the handshake. `before` goes ahead of it, in
+    /// clear text.
+    pub fn connect_tls(
+        address: SocketAddr,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        before: &[u8],
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        let stream = TlsStream::client(stream, config, name, before)?;
+        Socket::new(Stream::Tls(Box::new(stream)), registry, token, false)
+    }
+
     fn new(
         mut stream: Stream,
         registry: &Registry,
@@ -132,7 +194,9 @@ impl Socket {
         } else {
             Interest::READABLE
         };
-        stream.source().register(registry, token, interest)?;
+        if let Some(source) = stream.source() {
+            source.register(registry, token, interest)?;
+        }
         Ok(Socket {
             stream,
             token,
@@ -163,6 +227,22 @@ impl Socket {
         }
     }
 
+    /// Remembers what the other end of a pipe has done, after its bell was rung.
+    pub fn note_ring(&mut self) {
+        if let Stream::Pipe(pipe) = &self.stream {
+            let seen = pipe.look();
+            self.readable = true;
+            self.writable = seen.connected || seen.broken;
+            self.read_closed |= seen.ended;
+            self.hung_up |= seen.broken;
+        }
+    }
+
+    /// Whether it is the end of a pipe, and so carried by another connection.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self.stream, Stream::Pipe(_))
+    }
+
     /// Whether a read might give something.
     pub fn is_readable(&self) -> bool {
         self.readable
@@ -190,13 +270,16 @@ impl Socket {
         }
         let stream = match &self.stream {
             Stream::Tcp(stream) => stream,
-            // Accepted: there from the start.
-            Stream::Unix(_) | Stream::Tls(_) => return Some(Ok(())),
+            Stream::Unix(_) => return Some(Ok(())),
+            Stream::Pipe(pipe) => {
+                return Some(pipe.failure().map_or(Ok(()), |kind| Err(kind.into())));
+            }
+            Stream::Tls(tls) => &tls.tcp,
         };
         match stream.take_error() {
             Ok(Some(error)) | Err(error) => Some(Err(error)),
             Ok(None) => match stream.peer_addr() {
-                Ok(_) => Some(Ok(())),
+                Ok(_) => self.shake_hands(),
                 Err(error) if error.kind() == ErrorKind::NotConnected => {
                     self.writable = false;
                     None
@@ -206,15 +289,51 @@ impl Socket {
         }
     }
 
+    /// The client's part of a handshake, as far as it goes now.
+    fn shake_hands(&mut self) -> Option<io::Result<()>> {
+        let Stream::Tls(tls) = &mut self.stream else {
+            return Some(Ok(()));
+        };
+        match tls.shake_hands() {
+            Ok(done) => {
+                self.writable = tls.is_flushed();
+                done.then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// The protocol that TLS has agreed on (ALPN); `None` in clear text, before the handshake is
+    /// over, and when nothing was offered.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        match &self.stream {
+            Stream::Tls(tls) => tls.protocol(),
+            _ => None,
+        }
+    }
+
     /// Whether bytes go over it encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self.stream, Stream::Tls(_))
+        match &self.stream {
+            Stream::Tls(_) => true,
+            Stream::Pipe(pipe) => pipe.is_tls(),
+            Stream::Tcp(_) | Stream::Unix(_) => false,
+        }
+    }
+
+    /// The certificates that the peer has shown, its own first; none in clear text.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.stream {
+            Stream::Tls(tls) => tls.peer_certificates(),
+            _ => &[],
+        }
     }
 
     /// Whether everything that was written has gone to the kernel.
     pub fn is_flushed(&self) -> bool {
         match &self.stream {
             Stream::Tls(tls) => tls.is_flushed(),
+            Stream::Pipe(pipe) => pipe.is_flushed(),
             _ => true,
         }
     }
@@ -229,6 +348,7 @@ impl Socket {
                 Stream::Tcp(stream) => stream.read(buffer),
                 Stream::Unix(stream) => stream.read(buffer),
                 Stream::Tls(tls) => tls.read(buffer),
+                Stream::Pipe(pipe) => pipe.read(buffer),
             };
             return match result {
                 Ok(0) => {
@@ -259,6 +379,7 @@ impl Socket {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
             Stream::Tls(tls) => tls.write(&[IoSlice::new(bytes)]),
+            Stream::Pipe(pipe) => pipe.write(&[IoSlice::new(bytes)]),
         })
     }
 
@@ -269,6 +390,7 @@ impl Socket {
                 ([one], Stream::Tcp(stream)) => stream.write(one),
                 ([one], Stream::Unix(stream)) => stream.write(one),
                 (slices, Stream::Tls(tls)) => tls.write(slices),
+                (slices, Stream::Pipe(pipe)) => pipe.write(slices),
                 (many, Stream::Tcp(stream)) => stream.write_vectored(many),
                 (many, Stream::Unix(stream)) => stream.write_vectored(many),
             })
@@ -286,7 +408,8 @@ impl Socket {
         loop {
             return match write(&mut self.stream) {
                 Ok(count) => {
-                    self.writable = count == wanted && self.is_flushed();
+                    // A pipe takes more until it is full, whatever its other end has taken.
+                    self.writable = count == wanted && (self.is_pipe() || self.is_flushed());
                     if count == 0 {
                         Transfer::Blocked
                     } else {
@@ -309,9 +432,9 @@ impl Socket {
         if !self.writable && !self.write_interest {
             self.write_interest = true;
             let both = Interest::READABLE | Interest::WRITABLE;
-            self.stream
-                .source()
-                .reregister(registry, self.token, both)?;
+            if let Some(source) = self.stream.source() {
+                source.reregister(registry, self.token, both)?;
+            }
         }
         Ok(())
     }
@@ -325,6 +448,10 @@ impl Socket {
             Stream::Tls(tls) => {
                 tls.send_close_notify();
                 tls.tcp.shutdown(Shutdown::Write)
+            }
+            Stream::Pipe(pipe) => {
+                pipe.shutdown_write();
+                Ok(())
             }
         };
     }
@@ -348,7 +475,7 @@ impl Socket {
     /// Takes the socket out of the readiness queue before it is dropped.
     pub fn deregister(&mut self, registry: &Registry) {
         // Closing the descriptor does the same; an error here changes nothing.
-        let _ = self.stream.source().deregister(registry);
+        let _ = self.stream.source().map(|s| s.deregister(registry));
     }
 
     fn broken(&mut self, error: io::Error) -> Transfer {
@@ -358,11 +485,12 @@ impl Socket {
 }
 
 impl Stream {
-    fn source(&mut self) -> &mut dyn Source {
+    fn source(&mut self) -> Option<&mut dyn Source> {
         match self {
-            Stream::Tcp(stream) => stream,
-            Stream::Unix(stream) => stream,
-            Stream::Tls(tls) => &mut tls.tcp,
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Unix(stream) => Some(stream),
+            Stream::Tls(tls) => Some(&mut tls.tcp),
+            Stream::Pipe(_) => None,
         }
     }
 }

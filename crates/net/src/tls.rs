@@ -10,7 +10,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::{InvalidMessage, ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{
+    ClientConfig, ClientConnection, Connection, InvalidMessage, ServerConfig, ServerConnection,
+};
 
 /// Most bytes of clear text that one write encrypts before they are handed to the kernel: four
 /// records of the largest size (RFC 8446, 5.1).
@@ -19,7 +22,9 @@ const PLAIN_BYTES_MAX: usize = 64 * 1024;
 /// A TCP stream that carries TLS.
 pub(crate) struct TlsStream {
     pub(crate) tcp: TcpStream,
-    connection: ServerConnection,
+    connection: Connection,
+    /// What goes ahead of TLS in clear text, and has not gone yet.
+    before: Vec<u8>,
     /// Clear text that was decrypted and not read yet.
     plain_bytes: usize,
     /// The kernel had no more bytes when it was last asked.
@@ -59,18 +64,42 @@ impl TlsStream {
     /// The server's side of a connection that was just accepted.
     pub(crate) fn server(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream> {
         ServerConnection::new(config)
-            .map(|connection| TlsStream::new(tcp, connection))
+            .map(|connection| TlsStream::new(tcp, connection.into()))
             .map_err(invalid)
     }
 
-    fn new(tcp: TcpStream, mut connection: ServerConnection) -> TlsStream {
+    /// The client's side of a connection that is being made.
+    pub(crate) fn client(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        before: &[u8],
+    ) -> io::Result<TlsStream> {
+        let connection = ClientConnection::new(config, name).map_err(invalid)?;
+        let mut stream = TlsStream::new(tcp, connection.into());
+        stream.before = before.to_vec();
+        Ok(stream)
+    }
+
+    fn new(tcp: TcpStream, mut connection: Connection) -> TlsStream {
         connection.set_buffer_limit(Some(PLAIN_BYTES_MAX));
         TlsStream {
             tcp,
             connection,
+            before: Vec::new(),
             plain_bytes: 0,
             drained: false,
         }
+    }
+
+    /// The protocol that both sides agreed on (ALPN, RFC 7301), once the handshake is over.
+    pub(crate) fn protocol(&self) -> Option<&[u8]> {
+        self.connection.alpn_protocol()
+    }
+
+    /// The certificate chain that the peer has shown, its own certificate first.
+    pub(crate) fn peer_certificates(&self) -> &[rustls::pki_types::CertificateDer<'static>] {
+        self.connection.peer_certificates().unwrap_or_default()
     }
 
     /// Whether a read could give something without a further event.
@@ -102,6 +131,19 @@ impl TlsStream {
     /// Sends bytes as they are, to a peer that has shown that it speaks no TLS.
     pub(crate) fn write_clear(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.tcp.write(bytes)
+    }
+
+    /// Moves the handshake on; `true` once it is over.
+    pub(crate) fn shake_hands(&mut self) -> io::Result<bool> {
+        while self.connection.is_handshaking() {
+            self.flush()?;
+            match self.pull() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     /// Takes encrypted bytes from the kernel and decrypts them, and sends what TLS itself has to
@@ -157,6 +199,14 @@ impl TlsStream {
 
     /// Hands what is encrypted to the kernel; returns whether all of it has gone.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
+        while !self.before.is_empty() {
+            match self.tcp.write(&self.before) {
+                Ok(count) => drop(self.before.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut self.tcp) {
                 Ok(_) => {}

@@ -75,6 +75,24 @@ the one with the least latency times requests; `first_fit` the first that is not
             "Requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
         ),
         key(
+            "protocol",
+            Word(&["http1", "h2"]),
+            Value("\"http1\""),
+            "What endpoints speak. `h2` is HTTP/2, in clear text with prior knowledge, which gRPC needs; requests share its connections.",
+        ),
+        key(
+            "proxy_protocol",
+            Word(&["v1", "v2"]),
+            Absent,
+            "Each connection begins with a header of the PROXY protocol that names the client; it then serves one request.",
+        ),
+        key(
+            "tls",
+            TableOf(&CLUSTER_TLS),
+            Absent,
+            "Endpoints speak TLS; `{}` has the usual settings.",
+        ),
+        key(
             "queue",
             Whole(0, 1_000_000),
             Said("that of `[limits]`"),
@@ -91,6 +109,43 @@ the one with the least latency times requests; `first_fit` the first that is not
             TableOf(&HEALTH_CHECK),
             Absent,
             "Active checks: every endpoint is asked again and again.",
+        ),
+    ],
+};
+
+static CLUSTER_TLS: Table = Table {
+    title: "[cluster.NAME.tls]",
+    doc: "How endpoints speak TLS: 1.2 and 1.3. The files are PEM, and read again at every reload.",
+    keys: &[
+        key(
+            "ca",
+            Text,
+            Said("the system's authorities"),
+            "File of the authorities that sign the endpoints' certificates.",
+        ),
+        key(
+            "server_name",
+            Text,
+            Said("the host or address of the endpoint"),
+            "The name that their certificates must have, and that is asked for (SNI).",
+        ),
+        key(
+            "cert",
+            Text,
+            Absent,
+            "File of a certificate that is shown to endpoints that ask for one.",
+        ),
+        key(
+            "key",
+            Text,
+            Said("the file of `cert`"),
+            "File of its private key, without a passphrase.",
+        ),
+        key(
+            "verify",
+            Flag,
+            Value("true"),
+            "Whether their certificates are checked. Without it, anybody on the way can read and change everything.",
         ),
     ],
 };
@@ -301,9 +356,15 @@ static HEALTH_CHECK: Table = Table {
     keys: &[
         key(
             "type",
-            Word(&["http", "tcp"]),
+            Word(&["http", "tcp", "grpc"]),
             Value("\"http\""),
-            "What is asked: `http` for an answer to a GET, `tcp` whether a connection is taken.",
+            "What is asked: `http` for an answer to a GET, `tcp` whether a connection is taken, `grpc` the service `grpc.health.v1`.",
+        ),
+        key(
+            "service",
+            Text,
+            Said("all of the server"),
+            "With `grpc`: the service that is asked about.",
         ),
         key(
             "path",
@@ -315,7 +376,7 @@ static HEALTH_CHECK: Table = Table {
             "host",
             Text,
             Said("the endpoint's address"),
-            "The `Host` of the request.",
+            "The `Host` of the request, or its `:authority`.",
         ),
         key(
             "port",

@@ -6,10 +6,10 @@ use std::time::Duration;
 use evener_policy::balance::{Measure, Method};
 use evener_policy::health;
 
-use super::{APP, only, over, sharing};
+use super::{APP, only, over, sharing, speech};
 use crate::error::Findings;
 use crate::model::{
-    BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Resend, Timeouts,
+    BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Resend, Speech, Timeouts,
 };
 use crate::template::Template;
 use crate::typed::Section;
@@ -39,6 +39,18 @@ pub(super) fn clusters(
         let (method, key) = section
             .map(|section| policy(section, findings))
             .unwrap_or_default();
+        let speech = section
+            .map(|section| speech::speech(section, findings))
+            .unwrap_or_default();
+        let health = section
+            .and_then(|section| section.section("health_check"))
+            .map(|section| health_check(section, findings));
+        let endpoints = section
+            .map(|section| endpoints(section, method, &speech, findings))
+            .unwrap_or_default();
+        if let Some(section) = section {
+            speech::refuse(section, &speech, &endpoints, health.as_ref(), findings);
+        }
         clusters.push(Cluster {
             name: name.clone(),
             method,
@@ -48,12 +60,8 @@ pub(super) fn clusters(
                 .and_then(|text| Template::parse(text).ok()),
             resend: section.map_or(Resend::Safe, sharing::resend),
             sharing: section.map(sharing::sharing).unwrap_or_default(),
-            health: section
-                .and_then(|section| section.section("health_check"))
-                .map(|section| health_check(section, findings)),
-            endpoints: section
-                .map(|section| endpoints(section, method, findings))
-                .unwrap_or_default(),
+            health,
+            endpoints,
             queue_length: of("queue").map_or(limits.queue_length, |n| {
                 usize::try_from(n).unwrap_or(usize::MAX)
             }),
@@ -148,12 +156,17 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
             "`interval`: without a pause nothing but checks would be made",
         );
     }
-    let http = section.text("type") != Some("tcp");
-    if !http {
-        for key in ["path", "host", "status", "header", "body"] {
-            if let Some(span) = section.key_span(key) {
-                findings.add(span, format!("`{key}` goes with `type = \"http\"`"));
-            }
+    let kind = section.text("type").unwrap_or("http");
+    for (key, kinds) in [
+        ("path", "http"),
+        ("host", "http or grpc"),
+        ("status", "http"),
+        ("header", "http"),
+        ("body", "http"),
+        ("service", "grpc"),
+    ] {
+        if let (Some(span), false) = (section.key_span(key), kinds.contains(kind)) {
+            findings.add(span, format!("`{key}` goes with `type = \"{kinds}\"`"));
         }
     }
     let headers = section.named("header").iter();
@@ -171,13 +184,17 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         body: section.text("body").map(str::to_owned),
     };
     HealthCheck {
-        kind: match http {
-            true => CheckKind::Http {
+        kind: match kind {
+            "tcp" => CheckKind::Tcp,
+            "grpc" => CheckKind::Grpc {
+                service: section.text("service").unwrap_or_default().to_owned(),
+                host: section.text("host").map(str::to_owned),
+            },
+            _ => CheckKind::Http {
                 path: section.text("path").unwrap_or("/").to_owned(),
                 host: section.text("host").map(str::to_owned),
                 expected,
             },
-            false => CheckKind::Tcp,
         },
         settings: health::Settings {
             interval,
@@ -195,7 +212,12 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
     }
 }
 
-fn endpoints(cluster: &Section, method: Method, findings: &mut Findings) -> Vec<Endpoint> {
+fn endpoints(
+    cluster: &Section,
+    method: Method,
+    speech: &Speech,
+    findings: &mut Findings,
+) -> Vec<Endpoint> {
     let mut list: Vec<(Endpoint, Range<usize>)> = Vec::new();
     if let Some(node) = cluster.get("endpoints")
         && cluster.list("endpoints").is_empty()
@@ -219,7 +241,7 @@ fn endpoints(cluster: &Section, method: Method, findings: &mut Findings) -> Vec<
         if let Some(section) = section {
             refuse_backup(cluster, section, method, findings);
         }
-        list.push((endpoint(section, target), address.span.clone()));
+        list.push((endpoint(section, target, speech), address.span.clone()));
     }
     if !list.is_empty()
         && list.iter().all(|(endpoint, _)| endpoint.backup)
@@ -230,7 +252,7 @@ fn endpoints(cluster: &Section, method: Method, findings: &mut Findings) -> Vec<
     list.into_iter().map(|(endpoint, _)| endpoint).collect()
 }
 
-fn endpoint(section: Option<&Section>, target: Target) -> Endpoint {
+fn endpoint(section: Option<&Section>, target: Target, speech: &Speech) -> Endpoint {
     let text = |key| section.and_then(|section| section.text(key));
     let flag = |key| section.is_some_and(|section| section.flag(key));
     let whole = |key| {
@@ -249,6 +271,7 @@ fn endpoint(section: Option<&Section>, target: Target) -> Endpoint {
             .and_then(|section| section.time("fail_timeout"))
             .unwrap_or(Duration::from_secs(10)),
         route: text("route").unwrap_or_default().to_owned(),
+        speech: speech.clone(),
         target,
     }
 }
