@@ -66,6 +66,10 @@ def on_exit(server):
 
 GUIDED = """
 import multiprocessing
+import sys
+
+# Several processes write to one pipe here, and gunicorn's would write a line in two pieces.
+sys.stdout.reconfigure(line_buffering=True, write_through=False)
 
 bind = "0.0.0.0:8000"
 backlog = 2048

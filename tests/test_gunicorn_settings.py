@@ -311,6 +311,9 @@ worker_class = Own
         environment={"PYTHONPATH": str(tmp_path)},
     )
     assert told(running)["root_path"] == "/mounted"
+    running.signal(signal.SIGHUP)
+    running.until("post_worker_init", 2)
+    assert told(running)["root_path"] == "/mounted"
 
 
 def test_statsd_is_told_what_happens(begin: Begin) -> None:

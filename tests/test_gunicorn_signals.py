@@ -79,7 +79,7 @@ def test_int_hurries_a_stop_and_a_second_term_does_not(begin: Begin) -> None:
     running = begin("graceful_timeout = 60")
     slow = Slow(running)
     running.signal(signal.SIGTERM)
-    eventually(lambda: "SIGTERM" in running.words(), "it stops")
+    eventually(lambda: "SIGTERM: " in running.words(), "it stops")
     running.signal(signal.SIGTERM)
     eventually(lambda: "SIGTERM again" in running.words(), "it has heard it again")
     assert running.process.poll() is None
@@ -291,3 +291,24 @@ def test_it_works_as_the_first_process_of_a_container(tmp_path: Path) -> None:
         os.kill(inner, signal.SIGTERM)
     assert running.process.wait(30) == 0
     assert running.count("on_exit") == 1
+
+
+def test_hooks_go_on_in_another_nursery_when_theirs_dies(begin: Begin) -> None:
+    running = begin()
+    before = running.workers()
+    first = next(call.pid for call in running.calls() if call.process == "server")
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: "starting another" in running.words(), "its death was noticed")
+    assert running.get()
+    os.kill(before[1], signal.SIGKILL)
+    running.until("post_worker_init", 3)
+    later = [call for call in running.calls() if call.pid not in {first, *before.values()}]
+    assert [str(call) for call in later if call.process == "server"] == [
+        "server: child_exit(server, worker 1)",
+        "server: pre_fork(server, worker 3)",
+    ]
+    assert alive(before[2]), "the other worker has not noticed"
+    assert running.stop() == 0
+    hooks = [call.hook for call in running.calls()]
+    assert (hooks.count("on_starting"), hooks.count("when_ready"), hooks[-1]) == (1, 1, "on_exit")
+    assert running.count("child_exit") == 3

@@ -17,6 +17,7 @@ import dataclasses
 import faulthandler
 import gc
 import importlib
+import io
 import json
 import os
 import random
@@ -292,6 +293,10 @@ def main(arguments: Sequence[str]) -> int:
     """`python -m evener.nursery DESCRIPTOR [--gunicorn ARGUMENT…]`."""
     channel = Channel(int(arguments[0]))
     gunicorn = arguments[2:] if arguments[1:2] == ["--gunicorn"] else None
+    # Several processes write to what may be one pipe: whole lines stay whole.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
     # A reader that is gone must not end the process that everything is forked from.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     return Nursery(channel, gunicorn).run()

@@ -203,6 +203,15 @@ impl Loaded {
         }
     }
 
+    /// What the worker class sets.
+    fn kwarg(&self, name: &str) -> Option<String> {
+        match self.kwargs.get(name) {
+            Some(Value::String(text)) => Some(text.clone()),
+            Some(Value::Null) | None => None,
+            Some(other) => Some(other.to_string()),
+        }
+    }
+
     /// A user, group or mask.
     fn id(&self, name: &str) -> u32 {
         u32::try_from(self.number(name)).unwrap_or(u32::MAX)
@@ -285,7 +294,6 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     resolved.notes.extend(settings.without_effect());
     let upgrade = Upgrade::prepare()
         .map_err(|error| Failure::system(format!("cannot find this program: {error}")))?;
-    let upgraded_from = upgrade.older();
     let addresses = settings
         .list("bind")
         .into_iter()
@@ -300,33 +308,18 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     let name = settings.text("proc_name").unwrap_or("gunicorn").to_owned();
     // The name in listings of processes; nothing depends on it.
     let _ = std::fs::write("/proc/self/comm", &name);
-    let Worker::Evener { flags } = &resolved.worker else {
-        unreachable!("no other kind of worker can be asked for");
-    };
-    let mut arguments = flags.clone();
-    arguments.extend(["--app-dir".to_owned(), settings.directory.clone()]);
-    arguments.push(settings.target.clone());
     let set_up = SetUp {
-        arguments,
+        arguments: worker_arguments(&settings, &resolved),
         preload: settings.is("preload_app"),
         title: Some(format!("gunicorn: nursery [{name}]")),
-        upgraded_from: upgraded_from.unwrap_or(0),
+        upgraded_from: upgrade.older().unwrap_or(0),
     };
     let logs = settings
         .logs(&host.nursery, resolved.log.level)
         .map_err(Failure::usage)?;
     host.nursery.tell_to(logs.log().clone());
     let statsd = settings.statsd(&mut resolved.notes);
-    let pidfile = settings.text("pidfile").map(|path| match upgraded_from {
-        Some(_) => PathBuf::from(format!("{path}.2")),
-        None => PathBuf::from(path),
-    });
-    host.manners = Some(Manners {
-        pidfile: pidfile.map(Pidfile::new),
-        pidfile_path: settings.text("pidfile").map(PathBuf::from),
-        upgrade,
-        daemon: settings.is("daemon"),
-    });
+    host.manners = Some(manners(&settings, upgrade));
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
         output_is_ours: true,
@@ -357,6 +350,29 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
             resolved,
         }),
     })
+}
+
+/// What the workers are told on their command line.
+fn worker_arguments(settings: &Loaded, resolved: &Resolved) -> Vec<String> {
+    let Worker::Evener { flags } = &resolved.worker else {
+        unreachable!("no other kind of worker can be asked for");
+    };
+    let mut arguments = flags.clone();
+    arguments.extend(["--app-dir".to_owned(), settings.directory.clone()]);
+    arguments.push(settings.target.clone());
+    arguments
+}
+
+fn manners(settings: &Loaded, upgrade: Upgrade) -> Manners {
+    let path = settings.text("pidfile");
+    let beside = upgrade.older().map_or("", |_| ".2");
+    let pidfile = path.map(|path| Pidfile::new(PathBuf::from(format!("{path}{beside}"))));
+    Manners {
+        pidfile,
+        pidfile_path: path.map(PathBuf::from),
+        upgrade,
+        daemon: settings.is("daemon"),
+    }
 }
 
 /// What of changed settings is taken up by a reload; others need a new program.
@@ -433,11 +449,7 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
 fn flags(settings: &Loaded) -> Vec<String> {
     let mut flags = vec!["evener".to_owned(), "run".to_owned()];
     let mut add = |flag: &str, value: String| flags.push(format!("--{flag}={value}"));
-    let kwargs = |name: &str| match settings.kwargs.get(name) {
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(Value::Null) | None => None,
-        Some(other) => Some(other.to_string()),
-    };
+    let kwargs = |name: &str| settings.kwarg(name);
     let number = |name: &str| settings.number(name).to_string();
     add("workers", settings.number("workers").max(1).to_string());
     add("backlog", settings.number("backlog").max(1).to_string());
@@ -470,31 +482,10 @@ fn flags(settings: &Loaded) -> Vec<String> {
             .clamp(1, 10_000)
             .to_string(),
     );
-    let root = kwargs("root_path").or_else(|| settings.text("root_path").map(str::to_owned));
-    add("root-path", root.unwrap_or_default());
-    let lifespan = kwargs("lifespan").or_else(|| settings.text("asgi_lifespan").map(str::to_owned));
-    add("lifespan", lifespan.unwrap_or_else(|| "auto".to_owned()));
-    let event_loop = kwargs("loop").or_else(|| settings.text("asgi_loop").map(str::to_owned));
-    let event_loop = event_loop.filter(|name| ["uvloop", "asyncio"].contains(&name.as_str()));
-    add("loop", event_loop.unwrap_or_else(|| "auto".to_owned()));
-    let longest = kwargs("ws_max_size").unwrap_or(number("websocket_max_message_size"));
-    add("ws-max-size", longest);
-    for (name, flag) in [
-        ("ws_ping_interval", "ws-ping-interval"),
-        ("ws_ping_timeout", "ws-ping-timeout"),
-        ("ws_per_message_deflate", "ws-per-message-deflate"),
-    ] {
-        if let Some(value) = kwargs(name) {
-            add(flag, value);
-        }
-    }
     flags.push(match settings.text("accesslog") {
         Some(_) => "--access-log".to_owned(),
         None => "--no-access-log".to_owned(),
     });
-    if settings.kwargs.get("proxy_headers") == Some(&Value::Bool(false)) {
-        flags.push("--no-proxy-headers".to_owned());
-    }
     if settings.is("reload") {
         flags.extend(reload_flags(settings));
     }
@@ -505,7 +496,38 @@ fn flags(settings: &Loaded) -> Vec<String> {
     if settings.has("default_proc_name") {
         flags.push(settings.target.clone());
     }
+    flags.extend(application_flags(settings));
     flags.extend(tls_flags(settings));
+    flags
+}
+
+/// What the application sees, which uvicorn's worker class can set as well.
+fn application_flags(settings: &Loaded) -> Vec<String> {
+    let mut flags = Vec::new();
+    let mut add = |flag: &str, value: String| flags.push(format!("--{flag}={value}"));
+    let kwargs = |name: &str| settings.kwarg(name);
+    let root = kwargs("root_path").or_else(|| settings.text("root_path").map(str::to_owned));
+    add("root-path", root.unwrap_or_default());
+    let lifespan = kwargs("lifespan").or_else(|| settings.text("asgi_lifespan").map(str::to_owned));
+    add("lifespan", lifespan.unwrap_or_else(|| "auto".to_owned()));
+    let event_loop = kwargs("loop").or_else(|| settings.text("asgi_loop").map(str::to_owned));
+    let event_loop = event_loop.filter(|name| ["uvloop", "asyncio"].contains(&name.as_str()));
+    add("loop", event_loop.unwrap_or_else(|| "auto".to_owned()));
+    let longest = settings.number("websocket_max_message_size").to_string();
+    let longest = kwargs("ws_max_size").unwrap_or(longest);
+    add("ws-max-size", longest);
+    for (name, flag) in [
+        ("ws_ping_interval", "ws-ping-interval"),
+        ("ws_ping_timeout", "ws-ping-timeout"),
+        ("ws_per_message_deflate", "ws-per-message-deflate"),
+    ] {
+        if let Some(value) = kwargs(name) {
+            add(flag, value);
+        }
+    }
+    if settings.kwargs.get("proxy_headers") == Some(&Value::Bool(false)) {
+        flags.push("--no-proxy-headers".to_owned());
+    }
     flags
 }
 

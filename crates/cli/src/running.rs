@@ -99,7 +99,7 @@ impl Running {
         let mut looks = tokio::time::interval(STOP_POLL);
         let mut tidying = tokio::time::interval(TIDY_POLL);
         let outcome = loop {
-            let looking = self.is_stopping_or_falling_asleep();
+            let waiting = self.waits_for_clients();
             let ended = async {
                 match &mut self.fleet {
                     Some(fleet) => (&mut fleet.workers).await,
@@ -128,17 +128,13 @@ impl Running {
                 () = self.upkeep.work() => {}
                 Some(order) = self.orders.recv() => self.handle_order(order).await,
                 changed = changes => self.handle_changes(&changed).await,
-                _ = looks.tick(), if looking => {
+                _ = looks.tick(), if waiting => {
                     self.look_whether_workers_may_rest().await;
                     if self.look_whether_clients_are_done().await {
                         break Ok(Outcome::Stopped);
                     }
                 }
-                _ = seconds.tick() => {
-                    self.program.window.tick(&self.program.telemetry);
-                    self.tell_statsd();
-                    self.look_whether_promoted().await;
-                }
+                _ = seconds.tick() => self.handle_second().await,
                 _ = tidying.tick() => {
                     self.program.site.tidy();
                     self.notify();
@@ -161,12 +157,18 @@ impl Running {
         }
     }
 
-    /// Whether it is to be looked at often how far the clients and the workers are.
-    fn is_stopping_or_falling_asleep(&self) -> bool {
+    /// Whether the workers will be told something once clients are done.
+    fn waits_for_clients(&self) -> bool {
         let stopping = self.stopping.as_ref();
         let resting = self.resting.as_ref();
         stopping.is_some_and(|stopping| !stopping.workers_told || self.fleet.is_none())
             || resting.is_some_and(|resting| resting.deadline.is_some())
+    }
+
+    async fn handle_second(&mut self) {
+        self.program.window.tick(&self.program.telemetry);
+        self.tell_statsd();
+        self.look_whether_promoted().await;
     }
 
     async fn handle_signal(&mut self, signal: Signal) {

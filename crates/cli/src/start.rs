@@ -271,26 +271,25 @@ impl Start {
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
-        let over = running.run().await;
+        let end = running.run().await;
         drop(socket);
-        ended(over.leave().await?, self.app, self.title)
+        let outcome = put_away(end).await?;
+        ended(outcome, self.app, self.title)
     }
 }
 
-impl Ended {
-    /// Removes what would be left behind, and tells the host that it is over.
-    async fn leave(self) -> Result<Outcome, Failure> {
-        let manners = self.host.as_ref().and_then(|host| host.manners.as_ref());
-        let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
-        if let Some(sockets) = self.sockets.filter(|_| !handed_on) {
-            sockets.clear();
-        }
-        if let Some(mut host) = self.host {
-            let raised = matches!(self.outcome, Outcome::Raised);
-            host.over(raised).await?;
-        }
-        Ok(self.outcome)
+/// Ends what was begun before the program served.
+async fn put_away(end: Ended) -> Result<Outcome, Failure> {
+    let manners = end.host.as_ref().and_then(|host| host.manners.as_ref());
+    let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
+    if let Some(sockets) = end.sockets.filter(|_| !handed_on) {
+        sockets.clear();
     }
+    if let Some(mut host) = end.host {
+        let raised = matches!(end.outcome, Outcome::Raised);
+        host.over(raised).await?;
+    }
+    Ok(end.outcome)
 }
 
 /// Answers on the admin socket, and on the address if there is one; returns how that is told.

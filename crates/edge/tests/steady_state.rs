@@ -7,15 +7,15 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use evener_edge::{
     Cluster, Conduct, Edge, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenAddress,
     Share,
 };
-use evener_telemetry::{Telemetry, TelemetryConfig};
+use evener_telemetry::{AccessFormat, AccessTemplate, Log, Telemetry, TelemetryConfig};
 
 struct Counting;
 
@@ -64,6 +64,10 @@ fn origin(response: &'static [u8]) -> SocketAddr {
 }
 
 fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
+    edge_with(endpoints, &Telemetry::new(TelemetryConfig::default()))
+}
+
+fn edge_with(endpoints: &[SocketAddr], telemetry: &Telemetry) -> (Edge, SocketAddr) {
     let cluster = Cluster::new("test", 100);
     for (index, address) in endpoints.iter().enumerate() {
         cluster.add(EndpointSpec {
@@ -79,7 +83,7 @@ fn edge(endpoints: &[SocketAddr]) -> (Edge, SocketAddr) {
     }
     let listen = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
     let config = EdgeConfig::to_one(listen, cluster);
-    let edge = Edge::start(config, &Telemetry::new(TelemetryConfig::default())).unwrap();
+    let edge = Edge::start(config, telemetry).unwrap();
     let address = edge.addresses()[0]
         .strip_prefix("http://")
         .unwrap()
@@ -122,8 +126,17 @@ fn usual_response() -> &'static [u8] {
     response.leak().as_bytes()
 }
 
+/// What the thread that writes the access log may allocate while thousands of lines are written: it
+/// looks at its list of shards each time it wakes.
+const WRITER_ALLOCATIONS_MAX: u64 = 400;
+
 /// Insists that these requests, one after the other on several connections, allocate nothing.
 fn allocate_nothing(address: SocketAddr, requests: &[&str]) {
+    allocate_now_and_then(address, requests, 0);
+}
+
+/// Insists that they allocate at most so often.
+fn allocate_now_and_then(address: SocketAddr, requests: &[&str], most: u64) {
     let expected: Vec<usize> = requests
         .iter()
         .map(|request| response_length(address, request))
@@ -145,7 +158,7 @@ fn allocate_nothing(address: SocketAddr, requests: &[&str]) {
     round(1000);
     let allocations = ALLOCATIONS.load(SeqCst) - before;
     // The text of Date is made anew once a second into the same buffer; nothing else may happen.
-    assert_eq!(allocations, 0, "allocations in 8,000 rounds");
+    assert!(allocations <= most, "{allocations} in 8,000 rounds");
 }
 
 #[test]
@@ -157,6 +170,23 @@ fn requests_allocate_nothing() {
         User-Agent: test\r\nCookie: a=b; c=d\r\n\r\n";
     allocate_nothing(address, &[request]);
     edge.stop();
+}
+
+/// An access log that shows header fields of requests and responses, as gunicorn's does.
+#[test]
+fn logged_requests_allocate_nothing() {
+    let _turn = TURN.lock().unwrap();
+    let response = usual_response();
+    let format = "%(h)s %(t)s \"%(r)s\" %(s)s %(b)s \"%(f)s\" \"%(a)s\" %({date}o)s %(D)s";
+    let template = AccessTemplate::parse(format, 3600).unwrap();
+    let format = AccessFormat::Template(Arc::new(template));
+    let telemetry = Telemetry::with_access_sink(Log::default(), format, Box::new(std::io::sink()));
+    let (edge, address) = edge_with(&[origin(response), origin(response)], &telemetry);
+    let request = "GET /a/path?with=query HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\n\
+        User-Agent: test\r\nReferer: http://example.com/\r\n\r\n";
+    allocate_now_and_then(address, &[request], WRITER_ALLOCATIONS_MAX);
+    edge.stop();
+    telemetry.finish();
 }
 
 /// Two clusters, and routes that look at everything a route can look at.

@@ -402,12 +402,7 @@ impl Supervisor {
             Command::Rest if !self.stopping => self.set_target(0),
             Command::Rest => {}
             Command::Signal(number) => {
-                for worker in &mut self.workers {
-                    // One that has no number yet has nothing to be told.
-                    if worker.pid != 0 {
-                        worker.send(false, number);
-                    }
-                }
+                self.workers.iter().for_each(|worker| worker.tell(number));
             }
             Command::Stop { grace, signal } => {
                 self.stopping = true;
@@ -417,10 +412,8 @@ impl Supervisor {
                 for index in 0..self.workers.len() {
                     let worker = &mut self.workers[index];
                     worker.leaving = true;
-                    if let Some(number) = signal
-                        && worker.pid != 0
-                    {
-                        worker.send(false, number);
+                    if let Some(number) = signal {
+                        worker.tell(number);
                     }
                     let acts = worker.life.handle(now, Event::Drain { grace });
                     self.act(index, &acts);

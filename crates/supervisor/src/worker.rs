@@ -193,6 +193,13 @@ impl Worker {
         self.send(true, libc::SIGKILL);
     }
 
+    /// Sends a signal to the process; one that has no number yet has nothing to be told.
+    pub(crate) fn tell(&self, signal: i32) {
+        if self.pid != 0 && self.alive.load(Ordering::Relaxed) {
+            spawn::signal(self.pid, false, signal);
+        }
+    }
+
     /// Sends a signal to the process, or to all that it started as well. One that does not exist
     /// yet is ended as soon as it does.
     pub(crate) fn send(&mut self, group: bool, signal: i32) {

@@ -6,9 +6,10 @@ something else than ASGI on an event loop and are refused by name.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 from evener.gunicorn import log
@@ -44,27 +45,38 @@ class UvicornH11Worker(UvicornWorker):
 
 def provide_if_needed() -> None:
     """Lets people's imports of what configuration files are made with succeed where they would not:
-    uvicorn's worker classes, and gunicorn's loggers.
+    uvicorn's worker classes, and gunicorn's loggers. What is there is not imported for it.
     """
+    with_gunicorn = is_there("gunicorn")
     for name in ("uvicorn.workers", "uvicorn_worker"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
+        if not with_gunicorn or not is_there(name):
             module = types.ModuleType(name, STAND_IN)
             module.UvicornWorker = UvicornWorker  # type: ignore[attr-defined]
             module.UvicornH11Worker = UvicornH11Worker  # type: ignore[attr-defined]
             sys.modules[name] = module
-    try:
-        importlib.import_module("gunicorn.glogging")
-    except ImportError:
-        package = sys.modules.get("gunicorn") or types.ModuleType("gunicorn", STAND_IN)
-        sys.modules["gunicorn"] = package
+    if not with_gunicorn:
+        package = types.ModuleType("gunicorn", STAND_IN)
         module = types.ModuleType("gunicorn.glogging", STAND_IN)
         module.Logger = log.Log  # type: ignore[attr-defined]
         module.SafeAtoms = log.Atoms  # type: ignore[attr-defined]
         module.CONFIG_DEFAULTS = log.defaults()  # type: ignore[attr-defined]
         package.glogging = module  # type: ignore[attr-defined]
-        sys.modules["gunicorn.glogging"] = module
+        sys.modules["gunicorn"], sys.modules["gunicorn.glogging"] = package, module
+
+
+def is_there(name: str) -> bool:
+    """Whether a module, or one in a package, is installed; nothing is imported."""
+    package, _, part = name.partition(".")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        # Our own stand-in, from the time before a reload.
+        return False
+    if spec is None or not part:
+        return spec is not None
+    return any(
+        Path(place, f"{part}.py").exists() for place in spec.submodule_search_locations or ()
+    )
 
 
 def options(value: Any, *, given: bool) -> dict[str, Any]:
