@@ -12,7 +12,7 @@ mod route;
 
 pub(crate) use app::app_keys;
 
-use app::APP;
+use app::{APP, BUDGET};
 use cluster::CLUSTER;
 use route::ROUTE;
 
@@ -566,19 +566,6 @@ static LOG: Table = Table {
             "Colours in the logs.",
         ),
     ],
-};
-
-static BUDGET: Table = Table {
-    title: "[budget.NAME]",
-    doc: "Something outside, such as a database, that bears only so many connections. Each worker is told its share \
-in the variable `EVENER_BUDGET_NAME`, and there are never so many workers at once that the shares exceed the budget: \
-those that drain and those that replace them count.",
-    keys: &[key(
-        "connections",
-        Whole(1, 10_000_000),
-        Required,
-        "Connections for all workers together.",
-    )],
 };
 
 static ADMIN: Table = Table {

@@ -10,10 +10,11 @@ mod speech;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use crate::budget::Budget;
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls,
-    Log, Timeouts, TrustedPeers,
+    Admin, App, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls, Log,
+    Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
