@@ -271,22 +271,25 @@ impl Start {
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
-        let Ended {
-            outcome,
-            host,
-            sockets,
-        } = running.run().await;
+        let over = running.run().await;
         drop(socket);
-        let manners = host.as_ref().and_then(|host| host.manners.as_ref());
+        ended(over.clear().await?, self.app, self.title)
+    }
+}
+
+impl Ended {
+    /// Puts away what is left, and says how it ended.
+    async fn clear(self) -> Result<Outcome, Failure> {
+        let manners = self.host.as_ref().and_then(|host| host.manners.as_ref());
         let handed_on = manners.is_some_and(|manners| manners.upgrade.has_newer());
-        if let Some(sockets) = sockets.filter(|_| !handed_on) {
+        if let Some(sockets) = self.sockets.filter(|_| !handed_on) {
             sockets.clear();
         }
-        if let Some(mut host) = host {
-            let raised = matches!(outcome, Outcome::Raised);
+        if let Some(mut host) = self.host {
+            let raised = matches!(self.outcome, Outcome::Raised);
             host.over(raised).await?;
         }
-        ended(outcome, self.app, self.title)
+        Ok(self.outcome)
     }
 }
 
