@@ -23,17 +23,20 @@ def standing_still(evener: Evener, loops: int, seconds: float) -> Iterator[None]
     threads = [threading.Thread(target=block) for _ in range(loops)]
     for thread in threads:
         thread.start()
-        stalled = threads.index(thread) + 1
-        eventually(lambda least=stalled: stalled_now(evener) >= least, f"{stalled} stand still")
+        wait_until_stalled(evener, threads.index(thread) + 1)
     yield
     for thread in threads:
         thread.join()
     assert answers == [200] * loops, "what holds a loop is answered in the end"
 
 
-def stalled_now(evener: Evener) -> int:
-    """How many workers stand still."""
-    return sum(worker["stalled"] for worker in evener.workers())
+def wait_until_stalled(evener: Evener, workers: int) -> None:
+    """Waits until so many workers stand still."""
+
+    def enough() -> bool:
+        return sum(worker["stalled"] for worker in evener.workers()) >= workers
+
+    eventually(enough, f"{workers} stand still")
 
 
 def test_one_more_comes_at_once_and_goes_when_it_is_not_needed(

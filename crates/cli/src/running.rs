@@ -11,7 +11,7 @@ use evener_edge::Edge;
 use evener_supervisor::{Handle, Outcome, State, WorkerStatus};
 use evener_telemetry::{Log, LogFile};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::changes::Changes;
 use crate::nursery::{Heard, Host};
@@ -141,6 +141,10 @@ impl Running {
                 }
             }
         };
+        self.end(outcome)
+    }
+
+    fn end(self, outcome: Result<Outcome, JoinError>) -> Ended {
         self.edge.stop();
         match outcome {
             Ok(outcome) => {

@@ -13,7 +13,7 @@ mod route;
 
 pub(crate) use app::app_keys;
 
-use app::APP;
+use app::{APP, BUDGET};
 use cluster::CLUSTER;
 use listener::LISTENER;
 use route::ROUTE;
@@ -177,7 +177,7 @@ const fn key(name: &'static str, kind: Kind, default: Default, doc: &'static str
     }
 }
 
-use Default::{Absent, Required, Said, Value};
+use Default::{Absent, Said, Value};
 use Kind::{
     Deadline, Flag, Formed, Map, Named, OneOrMore, Size, SizeLimit, Table as TableOf, Tables, Text,
     Time, Whole, Word,
@@ -466,19 +466,6 @@ static LOG: Table = Table {
             "Colours in the logs.",
         ),
     ],
-};
-
-static BUDGET: Table = Table {
-    title: "[budget.NAME]",
-    doc: "Something outside, such as a database, that bears only so many connections. Each worker is told its share \
-in the variable `EVENER_BUDGET_NAME`, and there are never so many workers at once that the shares exceed the budget: \
-those that drain and those that replace them count.",
-    keys: &[key(
-        "connections",
-        Whole(1, 10_000_000),
-        Required,
-        "Connections for all workers together.",
-    )],
 };
 
 static ADMIN: Table = Table {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod definition;
 mod error;
 mod filters;
@@ -20,6 +21,7 @@ mod template;
 mod typed;
 pub mod values;
 
+pub use budget::Budget;
 pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use filters::{
@@ -28,10 +30,9 @@ pub use filters::{
 };
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint,
-    Flag, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log,
-    Matcher, PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers,
-    ValuePattern,
+    Action, Admin, App, BalanceKey, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint, Flag,
+    HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log, Matcher,
+    PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

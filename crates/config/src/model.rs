@@ -11,6 +11,7 @@ use evener_policy::balance::Method;
 use evener_policy::next_upstream::Rules;
 use evener_policy::{budget, health, outlier};
 
+use crate::budget::Budget;
 use crate::filters::{Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::{Network, Target};
@@ -203,17 +204,6 @@ pub enum ValuePattern {
     Exact(String),
     /// This expression finds something in it.
     Regex(regex::bytes::Regex),
-}
-
-/// Something outside that bears only so many connections, shared by all workers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Budget {
-    /// What it is called.
-    pub name: String,
-    /// Connections for all workers together.
-    pub connections: u64,
-    /// Where that is said, in bytes from the beginning of the file.
-    pub offset: usize,
 }
 
 /// A named set of endpoints.

@@ -8,9 +8,10 @@ mod routes;
 mod sharing;
 mod speech;
 
+use crate::budget::Budget;
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Limits, Log, Timeouts, TrustedPeers,
+    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Log, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values;

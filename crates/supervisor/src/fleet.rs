@@ -8,8 +8,6 @@ mod watch;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +27,7 @@ use crate::output::Output;
 use crate::probe::Answer;
 use crate::spawn::Place;
 use crate::status::{RolloutStatus, Status};
-use crate::worker::{Birth, Note, Worker, describe};
+use crate::worker::{Birth, Note, Worker};
 use crate::{Balancer, DRAIN_POLL, RunDirectory, Settings, WorkerId, spawn};
 
 use deaths::Death;
@@ -476,45 +474,6 @@ impl Supervisor {
             Note::Exited(_, status) => self.handle_exit(index, status, now),
             _ => unreachable!("told apart above"),
         }
-    }
-
-    fn handle_exit(&mut self, index: usize, status: ExitStatus, now: Duration) {
-        let acts = self.workers[index].life.handle(now, Event::Exited);
-        self.act(index, &acts);
-        let worker = self.workers.remove(index);
-        self.tell_nursery(json!({"do": "exited", "pid": worker.pid}));
-        if worker.leaving {
-            let (name, pid) = (&worker.name, worker.pid);
-            self.log
-                .debug(format_args!("{name} (pid {pid}) {}", describe(status)));
-            self.note_last_words(&worker, status);
-            return;
-        }
-        let killed = status.signal().is_some();
-        let reason = match worker.failure {
-            Some(failure) if killed => failure,
-            _ if worker.life.ready().is_none() => {
-                format!("{} before it was ready", describe(status))
-            }
-            _ => describe(status),
-        };
-        let held = worker.output.is_held();
-        if held && self.restarts.ever_ready() && !self.restarts.is_looping() {
-            worker.output.release();
-        }
-        self.handle_death(Death {
-            name: format!("{} (pid {})", worker.name, worker.pid),
-            reason,
-            started: worker.life.started(),
-            ready: worker.life.ready(),
-            generation: worker.generation,
-            why: worker.why,
-            restarts: worker.restarts,
-            code: status.code(),
-            signal: status.signal(),
-            held,
-            tail: worker.output.tail(),
-        });
     }
 
     /// When something is due by itself.

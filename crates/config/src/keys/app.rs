@@ -1,7 +1,7 @@
 //! `[app]`: the settings of `evener run`, by the names of its flags.
 
 use super::{WORKERS, key};
-use crate::definition::Default::{Absent, Said, Value};
+use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
     Deadline, Flag, Formed, Fraction, OneOrMore, Size, Text, Time, Whole, Word,
 };
@@ -230,6 +230,19 @@ pub(super) static APP: Table = Table {
             "Logging configuration of uvicorn workers.",
         ),
     ],
+};
+
+pub(super) static BUDGET: Table = Table {
+    title: "[budget.NAME]",
+    doc: "Something outside, such as a database, that bears only so many connections. Each worker is told its share \
+in the variable `EVENER_BUDGET_NAME`, and there are never so many workers at once that the shares exceed the budget: \
+those that drain and those that replace them count.",
+    keys: &[key(
+        "connections",
+        Whole(1, 10_000_000),
+        Required,
+        "Connections for all workers together.",
+    )],
 };
 
 /// The keys of `[app]`.

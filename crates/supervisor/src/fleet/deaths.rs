@@ -1,15 +1,18 @@
 //! What follows from a worker that ended without being told to: a restart, the end of a rollout,
 //! the report of a crash loop, or giving up.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use evener_policy::lifecycle::Event;
 use evener_policy::restart::{Death as RestartDeath, Verdict};
 use evener_policy::rollout::{Outcome as RolloutOutcome, Why};
+use serde_json::json;
 
 use super::{ROLLOUTS_KEPT, StartupFailure, Supervisor};
 use crate::status::RolloutStatus;
-use crate::worker::Worker;
+use crate::worker::{Worker, describe};
 
 /// What is known about a worker that ended without being told to.
 pub(super) struct Death {
@@ -28,6 +31,46 @@ pub(super) struct Death {
 }
 
 impl Supervisor {
+    /// A process is over.
+    pub(super) fn handle_exit(&mut self, index: usize, status: ExitStatus, now: Duration) {
+        let acts = self.workers[index].life.handle(now, Event::Exited);
+        self.act(index, &acts);
+        let worker = self.workers.remove(index);
+        self.tell_nursery(json!({"do": "exited", "pid": worker.pid}));
+        if worker.leaving {
+            let (name, pid) = (&worker.name, worker.pid);
+            self.log
+                .debug(format_args!("{name} (pid {pid}) {}", describe(status)));
+            self.note_last_words(&worker, status);
+            return;
+        }
+        let killed = status.signal().is_some();
+        let reason = match worker.failure {
+            Some(failure) if killed => failure,
+            _ if worker.life.ready().is_none() => {
+                format!("{} before it was ready", describe(status))
+            }
+            _ => describe(status),
+        };
+        let held = worker.output.is_held();
+        if held && self.restarts.ever_ready() && !self.restarts.is_looping() {
+            worker.output.release();
+        }
+        self.handle_death(Death {
+            name: format!("{} (pid {})", worker.name, worker.pid),
+            reason,
+            started: worker.life.started(),
+            ready: worker.life.ready(),
+            generation: worker.generation,
+            why: worker.why,
+            restarts: worker.restarts,
+            code: status.code(),
+            signal: status.signal(),
+            held,
+            tail: worker.output.tail(),
+        });
+    }
+
     /// A worker ended that was not told to.
     pub(super) fn handle_death(&mut self, death: Death) {
         let now = self.now();
