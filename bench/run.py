@@ -1,6 +1,6 @@
 """Measures Evener side by side with what people would use instead.
 
-    python bench/run.py [--case a,b…] [--peers nginx,uvicorn…] [--variant TEXT…] [--rounds N]
+    python bench/run.py [--case a,b…] [--peers nginx,uvicorn…] [--variant TEXT;…] [--rounds N]
                         [--seconds S] [--quick] [--json FILE [--add]]
 
 Peers run in interleaved rounds on one core, load and origin on the other. Every answer is checked.
@@ -79,9 +79,11 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     words = lambda text: [word for word in text.split(",") if word]  # noqa: E731
+    # Some names have commas in them.
+    names = lambda text: [name.strip() for name in text.split(";") if name.strip()]  # noqa: E731
     parser.add_argument("--case", type=words, default=list(CASES), help="letters, by commas")
     parser.add_argument("--peers", type=words, default=None, help="names, by commas; default all")
-    parser.add_argument("--variant", type=words, default=None, help="how names begin, by commas")
+    parser.add_argument("--variant", type=names, default=None, help="how names begin, by semicolons")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=None, help="of each window")
     parser.add_argument("--quick", action="store_true", help="the main variants, once; < 3 minutes")

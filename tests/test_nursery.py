@@ -124,6 +124,16 @@ def test_the_leader_has_a_successor(start: Start, tmp_path: Path) -> None:
     assert sorted(answer[4] for answer in everyone(evener).values()) == ["0", "1"]
 
 
+def test_the_leader_stays_when_there_are_fewer(start: Start, tmp_path: Path) -> None:
+    evener = begin(start, tmp_path, "--workers", "2", workers=2)
+    [leader] = [pid for pid, answer in everyone(evener).items() if answer[4] == "1"]
+    os.kill(leader, signal.SIGKILL)
+    eventually(lambda: len(evener.ready() - {leader}) == 2, "two workers again")
+    evener.tell("scale", "1")
+    eventually(lambda: len(evener.workers()) == 1, "one worker")
+    assert [answer[4] for answer in everyone(evener).values()] == ["1"]
+
+
 def test_reload_serves_what_has_changed(start: Start, tmp_path: Path) -> None:
     evener = begin(start, tmp_path, "--workers", "2", workers=2)
     before = evener.ready()

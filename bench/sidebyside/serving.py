@@ -99,7 +99,7 @@ def server(name: str, app: str, path: str) -> Callable[[], Deployment]:
     return lambda: _single(name, app, path)
 
 
-def _run(workers: int, port: int, extra: list[str]) -> Deployment:
+def _run(workers: int | str, port: int, extra: list[str]) -> Deployment:
     address = f"127.0.0.1:{port}"
     place = Path(SOCKETS.name)
     arguments = [_evener("evener"), "run", APP, "--port", str(port), "--workers", str(workers)]
@@ -215,7 +215,18 @@ STACKS: dict[str, Callable[[int, list[str]], Deployment]] = {
 }
 """By name: what makes them, given the number of workers and further flags of the app server."""
 
+RELIEVED = "evener 2..4"
+FOUR = "nginx → gunicorn × 4"
+FURTHER_STACKS: dict[str, Callable[[int, list[str]], Deployment]] = {
+    # Two workers, and up to two more while event loops stand still.
+    RELIEVED: lambda _, extra: _run("2..4", free_port(), ["--preload", *extra]),
+    # What people give such an application instead: twice the workers, all the time.
+    FOUR: lambda _, extra: _nginx_gunicorn(4, extra),
+    "evener --preload": lambda workers, extra: _run(workers, free_port(), ["--preload", *extra]),
+}
+"""Stacks of some cases only, by name."""
+
 
 def stack(name: str, workers: int = 2, extra: list[str] | None = None) -> Callable[[], Deployment]:
     """Makes one stack."""
-    return lambda: STACKS[name](workers, extra or [])
+    return lambda: (STACKS | FURTHER_STACKS)[name](workers, extra or [])

@@ -17,6 +17,9 @@ METRICS = {
     "bytes per idle connection": "B/idle conn",
     "system calls per request": "syscalls/req",
     "seconds to the first answer": "start s",
+    "ms until it is ready": "ready ms",
+    "slowest ms": "slowest ms",
+    "PSS MB it adds": "adds PSS MB",
     "failed requests": "failed",
     "reconnects": "reconnects",
     "worst latency ms": "worst ms",
@@ -32,6 +35,8 @@ JUDGED = (
     "bytes per idle connection",
     "system calls per request",
     "seconds to the first answer",
+    "ms until it is ready",
+    "PSS MB it adds",
     "worst latency ms",
     "failed requests",
     "errors",
@@ -41,7 +46,7 @@ COUNTS = {"failed requests", "errors"}
 """Of these none is right, and one is wrong."""
 MORE_IS_BETTER = {"requests a second"}
 RATIOS = {"CPU µs per request", "p99 ms", "bytes per idle connection", "worst latency ms"}
-RATIOS |= {"seconds to the first answer"}
+RATIOS |= {"seconds to the first answer", "ms until it is ready", "PSS MB it adds"}
 
 
 def is_given(variant: str, metric: str) -> bool:

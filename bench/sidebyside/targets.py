@@ -8,6 +8,9 @@ from sidebyside.numbers import Spread
 from sidebyside.samples import Results
 
 EACH_NGINX = "nginx → uvicorn each"
+RELIEVED = "evener 2..4"
+FORKED = "evener --preload"
+ONE_MORE = "FastAPI, one worker more"
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Target:
     metric: str
     at_most: float
     peer: str | None = None
+    who: str = "evener"
 
     def title(self) -> str:
         """In words."""
@@ -73,6 +77,9 @@ TARGETS = (
     _fast(4, "burn, 60 a second", EACH_NGINX, 0.75),
     _fast(4, "burn, 90 a second", EACH_NGINX, 0.75),
     _fast(3, "block, 60 a second", "uvicorn --workers", 0.45),
+    Target(6, "d", "block, 60 a second", "p99 ms", 10, who=RELIEVED),
+    Target(6, "h", ONE_MORE, "ms until it is ready", 60, who=FORKED),
+    Target(6, "h", ONE_MORE, "PSS MB it adds", 0.5, "evener", who=FORKED),
     Target(4, "e", "reload", "failed requests", 0),
     Target(4, "e", "kill -9 of a worker, twice", "failed requests", 0),
     Target(4, "e", "recycle after 3000 requests", "failed requests", 0),
@@ -85,9 +92,9 @@ def judge(results: Results) -> list[Outcome]:
     for target in TARGETS:
         row = (target.case, target.variant)
         if target.peer is None:
-            found = results.values(*row, "evener", target.metric)
+            found = results.values(*row, target.who, target.metric)
         else:
-            found = results.ratios(*row, "evener", target.peer, target.metric)
+            found = results.ratios(*row, target.who, target.peer, target.metric)
         outcomes.append(Outcome(target, Spread.of(found) if found else None))
     order = ("missed", "met", "not measured")
     return sorted(outcomes, key=lambda outcome: order.index(outcome.word))

@@ -226,7 +226,7 @@ class Nursery:
             self._options, socket_fd=listener, page_fd=page, ready_fd=ready
         )
         if unborn is None:
-            faulthandler.enable()
+            worker.show_faults()
             faulthandler.register(signal.SIGUSR1, all_threads=True)
             worker.set_up_logging(options.log_level)
             leave(worker.serve(options, Preloaded(self._app)))
@@ -235,7 +235,7 @@ class Nursery:
         status = CANNOT_START
         try:
             life.forked()
-            faulthandler.enable()
+            worker.show_faults()
             status = worker.serve(options, life)
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else FAILED

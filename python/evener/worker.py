@@ -35,6 +35,10 @@ CANCEL_SECONDS = 1.0
 CLOSE_STEPS = 50
 CLOSE_SPREAD_SECONDS = 10.0
 
+# The supervisor sends it to a worker whose loop stands still, to show where (the same number as in
+# its `fleet/watch.rs`). Signals with names have meanings for gunicorn's hooks, or for people.
+STACK_SIGNAL = signal.SIGRTMIN + 1
+
 log = logging.getLogger("evener")
 
 
@@ -62,10 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker; returns its exit status."""
     options = flags.parse(arguments)
     set_up_logging(options.log_level)
-    faulthandler.enable()
+    show_faults()
     # Where a worker is stuck is shown on its standard error by `kill -USR1`.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     return serve(options, Life())
+
+
+def show_faults() -> None:
+    """Crashes, and a loop that stands still, show their stacks on standard error."""
+    faulthandler.enable()
+    faulthandler.register(STACK_SIGNAL, all_threads=True)
 
 
 def serve(options: Options, life: Life) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sidebyside.cases import events, guards, proxy, servers, stacks, start, tails
+from sidebyside.cases import events, forks, guards, proxy, servers, stacks, start, tails
 from sidebyside.session import Session
 
 
@@ -25,4 +25,5 @@ CASES = {
     "e": Case("events under load", events.measure),
     "f": Case("guards on against off", guards.measure),
     "g": Case("start and rest", start.measure),
+    "h": Case("one more worker: time until it is ready, memory it adds", forks.measure),
 }

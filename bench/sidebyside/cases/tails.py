@@ -2,7 +2,8 @@
 
 Open loop, Poisson arrivals by the round's seed, the same for every stack; 64 keep-alive
 connections, two workers. `block` sleeps in the loop, `burn` computes. Latencies are those of the
-other 98 %, from when they were due.
+other 98 %, from when they were due. Beside the stacks of two workers: Evener with two that may become
+four, and what it replaces, four under gunicorn.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import replace
 
 from sidebyside.load import Load, Request
 from sidebyside.measure import under
-from sidebyside.serving import stack
+from sidebyside.serving import FOUR, RELIEVED, stack
 from sidebyside.session import Session
 
 WORKERS = 2
@@ -19,7 +20,10 @@ SHARE = 0.02
 # So long that p99 of the lowest load has ten requests above it in each round.
 SECONDS = {"block": 18.0, "burn": 12.0}
 QUICK_SECONDS = 5.0
-STACKS = ("evener", "nginx → uvicorn each", "uvicorn --workers", "granian --workers")
+STACKS = (
+    *("evener", RELIEVED, FOUR),
+    *("nginx → uvicorn each", "uvicorn --workers", "granian --workers"),
+)
 LOADS = {"block": (60, 120, 200), "burn": (30, 60, 90)}
 
 

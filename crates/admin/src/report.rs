@@ -22,6 +22,9 @@ pub struct StatusReport {
     pub uptime_seconds: f64,
     /// How many workers are wanted.
     pub target: usize,
+    /// How many more are wanted for now, because every event loop stood still.
+    #[serde(default)]
+    pub relief: usize,
     /// Every worker process.
     pub workers: Vec<WorkerReport>,
     /// The generation that new workers belong to; each reload makes one.
@@ -56,6 +59,9 @@ pub struct WorkerReport {
     pub state: String,
     /// Time since the process was started.
     pub age_seconds: f64,
+    /// From the decision to start it until it was ready; absent while it is not.
+    #[serde(default)]
+    pub startup_ms: Option<f64>,
     /// The generation it belongs to.
     pub generation: u32,
     /// How many predecessors in its place ended without being told to.

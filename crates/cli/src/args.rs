@@ -38,8 +38,45 @@ pub(crate) enum Command {
     /// Stop the running program after finishing what is under way; or give one endpoint no new
     /// requests.
     Drain(DrainArguments),
+    /// Write files for what runs this program.
+    Generate(GenerateArguments),
     /// Say which version this is.
     Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArguments {
+    #[command(subcommand)]
+    pub(crate) what: Generated,
+}
+
+/// What can be written.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Generated {
+    /// A unit file for systemd, on standard output.
+    Systemd(SystemdArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SystemdArguments {
+    /// The user that the service runs as [default: the present one].
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// The name of the unit, and of the program for `evener status`.
+    #[arg(long, value_name = "NAME", default_value = "evener")]
+    pub(crate) name: String,
+    /// Write the socket unit that belongs to it instead, for this port or address: systemd then
+    /// listens, also while the service restarts.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) socket: Option<String>,
+    /// What to run: `run`, `serve` or `gunicorn` with its arguments; APP and flags of `evener run`
+    /// without that word [default: `serve` if there is an evener.toml, else `run`].
+    #[arg(
+        value_name = "ARGUMENTS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Which running program is meant.
@@ -166,10 +203,12 @@ pub(crate) struct ListenArguments {
     /// Data-plane threads; `auto` is one for each four workers, at most one per CPU.
     #[arg(long, value_name = "N|auto", default_value = "auto")]
     pub(crate) shards: ShardCount,
-    /// Path that the edge answers with 200 as long as it runs.
+    /// Path that the edge answers with 200 as long as it runs [default: /health/liveness, if the
+    /// application has nothing there].
     #[arg(long, value_name = "PATH")]
     pub(crate) liveness_path: Option<UrlPath>,
-    /// Path that the edge answers with 200 when a worker can take a request, else with 503.
+    /// Path that the edge answers with 200 when a worker can take a request, else with 503
+    /// [default: /health/readiness, if the application has nothing there].
     #[arg(long, value_name = "PATH")]
     pub(crate) readiness_path: Option<UrlPath>,
 }
@@ -231,8 +270,9 @@ pub(crate) enum WorkerKind {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Workers")]
 pub(crate) struct WorkerArguments {
-    /// Worker processes; `auto` is one per CPU that this program may use [default:
-    /// $WEB_CONCURRENCY, else 1].
+    /// Worker processes; `auto` is one per CPU that this program may use. With MIN..MAX one more
+    /// comes at once when all event loops stand still and requests wait, best with --preload
+    /// [default: $WEB_CONCURRENCY, else 1].
     #[arg(long, value_name = "N|auto|MIN..MAX", allow_hyphen_values = true)]
     pub(crate) workers: Option<WorkerCount>,
     /// Kind of worker.
@@ -258,9 +298,40 @@ pub(crate) struct WorkerArguments {
     /// waits in the queue first (see --limit-queue, --timeout-queue).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) limit_concurrency: Option<u32>,
-    /// Replace a worker after about so many requests, without a gap.
+    /// Replace a worker after so many requests, without a gap.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit_max_requests: Option<u64>,
+    /// Up to so many requests more, drawn for each worker, so that they do not all go together
+    /// [default: an eighth of --limit-max-requests].
+    #[arg(long, value_name = "N")]
+    pub(crate) limit_max_requests_jitter: Option<u64>,
+    /// Replace a worker whose resident memory has grown to this, without a gap.
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_rss: Option<ByteSize>,
+    /// Replace a worker at this age, without a gap.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "off",
+        allow_hyphen_values = true
+    )]
+    pub(crate) max_age: Deadline,
+    /// Up to so much later, drawn for each worker [default: an eighth of --max-age].
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(crate) max_age_jitter: Option<Time>,
+    /// A worker whose event loop stands still for so long writes its stacks to the log, is
+    /// aborted and replaced. A long `await` is no standstill, and neither is the start
+    /// [default: 30s; off with --reload].
+    #[arg(long, value_name = "TIME|off", allow_hyphen_values = true)]
+    pub(crate) timeout_worker_stall: Option<Deadline>,
+    /// With --workers MIN..MAX: an extra worker goes when it has been of no use for so long.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "30s",
+        allow_hyphen_values = true
+    )]
+    pub(crate) timeout_relief: Time,
     /// A worker that has not answered for so long after its start is ended.
     #[arg(
         long,
@@ -433,6 +504,15 @@ pub(crate) struct TimeoutArguments {
         allow_hyphen_values = true
     )]
     pub(crate) timeout_graceful_shutdown: Time,
+    /// After SIGTERM, so long the readiness path says no and all is served as before, so that
+    /// load balancers can look elsewhere first.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    pub(crate) drain_delay: Time,
 }
 
 /// uvicorn's log levels.
@@ -589,9 +669,6 @@ pub(crate) struct UvicornArguments {
     /// See --limit-head-bytes.
     #[arg(long, value_name = "N", hide = true)]
     pub(crate) h11_max_incomplete_event_size: Option<u32>,
-    /// The jitter of --limit-max-requests is fixed here.
-    #[arg(long, value_name = "N", hide = true)]
-    pub(crate) limit_max_requests_jitter: Option<u32>,
     /// Workers are watched in another way here.
     #[arg(long, value_name = "SECONDS", hide = true)]
     pub(crate) timeout_worker_healthcheck: Option<u32>,

@@ -50,4 +50,13 @@ impl Balancer for ClusterBalancer {
     fn remove(&self, id: WorkerId) {
         self.cluster.remove(EndpointId(id.0));
     }
+
+    fn stalled(&self) -> Vec<WorkerId> {
+        let stalled = self.cluster.stalled().into_iter();
+        stalled.map(|id| WorkerId(id.0)).collect()
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.cluster.is_pressed()
+    }
 }

@@ -248,8 +248,13 @@ fn status_lines(status: &StatusReport) -> [(&'static str, String); 7] {
         (
             "workers",
             format!(
-                "{ready} of {} ready, {} deaths",
-                status.target, status.deaths
+                "{ready} of {} ready{}, {} deaths",
+                status.target + status.relief,
+                match status.relief {
+                    0 => String::new(),
+                    extra => format!(" ({extra} of them for relief)"),
+                },
+                status.deaths
             ),
         ),
         (

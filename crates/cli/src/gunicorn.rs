@@ -25,6 +25,7 @@ use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
 use crate::sockets::{Address, OLDER, Owner, Sockets};
 use crate::start::{App, Start, runtime};
+use crate::systemd::Activated;
 use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
@@ -239,6 +240,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: settings.target.clone(),
         notes: resolved.notes.clone(),
         host: Some(host),
+        activated: Activated::default(),
         sockets: Some(Box::new(move |backlog| {
             Sockets::open(&addresses, backlog, owner).map_err(Failure::system)
         })),
@@ -303,6 +305,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
+    // gunicorn answers nothing by itself.
+    resolved.health.stand_in = false;
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,

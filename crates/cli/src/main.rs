@@ -4,11 +4,13 @@
 mod application;
 mod args;
 mod balancer;
+mod budget;
 mod changes;
 mod client;
 mod cpus;
 mod env_file;
 mod failure;
+mod generate;
 mod gunicorn;
 mod nursery;
 mod pidfile;
@@ -25,6 +27,7 @@ mod sockets;
 mod source;
 mod speech;
 mod start;
+mod systemd;
 mod tls;
 mod upkeep;
 mod usage;
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => shown(client::reload(arguments)),
         Command::Scale(arguments) => shown(client::scale(arguments)),
         Command::Drain(arguments) => shown(client::drain(arguments)),
+        Command::Generate(arguments) => generate::generate(arguments).map(print),
         Command::Version => {
             print(format!("evener {}\n", env!("CARGO_PKG_VERSION")));
             Ok(())

@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use evener_config::{Config, Errors, Flag};
+use evener_config::{Budget, Config, Errors, Flag};
 
-use crate::args::{Command, CommandLine};
+use crate::args::{Command, CommandLine, RunArguments};
+use crate::budget::{Shares, shares};
+use crate::resolve::Resolved;
 use crate::run;
 use crate::start::App;
 
@@ -56,6 +58,11 @@ pub(crate) fn parse(file: &Path) -> Result<(Config, String), String> {
         if !wrong.is_empty() {
             return Err(wrong.join("\n"));
         }
+        if !config.budgets.is_empty() {
+            let settings = run::settings(&*arguments(&config, app)?)
+                .map_err(|error| format!("{shown}: `[app]`: {error}"))?;
+            share_out(&shown, &text, &config, &settings)?;
+        }
     }
     Ok((config, text))
 }
@@ -78,9 +85,7 @@ fn words_of(flag: &Flag) -> impl Iterator<Item = String> {
     [word].into_iter()
 }
 
-fn command_line(
-    words: impl Iterator<Item = String>,
-) -> Result<Box<crate::args::RunArguments>, String> {
+fn command_line(words: impl Iterator<Item = String>) -> Result<Box<RunArguments>, String> {
     use clap::Parser;
     match CommandLine::try_parse_from(words) {
         Ok(CommandLine {
@@ -91,13 +96,8 @@ fn command_line(
     }
 }
 
-/// The application of `[app]`, with the settings of the rest of the file that concern workers.
-fn application(
-    file: &Path,
-    text: &str,
-    config: &Config,
-    settings: &evener_config::App,
-) -> Result<App, String> {
+/// `[app]` as a command line, with the settings of the rest of the file that concern workers.
+fn arguments(config: &Config, settings: &evener_config::App) -> Result<Box<RunArguments>, String> {
     let mut words = vec!["evener".to_owned(), "run".to_owned()];
     words.extend(settings.target.clone());
     words.extend(settings.flags.iter().flat_map(words_of));
@@ -116,12 +116,37 @@ fn application(
     if let Some((host, port)) = tcp {
         words.extend([format!("--host={host}"), format!("--port={port}")]);
     }
+    command_line(words.into_iter())
+}
+
+/// The application of `[app]`.
+fn application(
+    file: &Path,
+    text: &str,
+    config: &Config,
+    settings: &evener_config::App,
+) -> Result<App, String> {
     let place = settings
         .offset
         .map(|offset| evener_config::place(text, offset));
     let place = place.map_or_else(String::new, |place| format!("{place}:"));
-    let arguments = command_line(words.into_iter())?;
-    run::app(&arguments).map_err(|error| format!("{}:{place} `[app]`: {error}", file.display()))
+    let arguments = arguments(config, settings)?;
+    let mut app = run::app(&arguments)
+        .map_err(|error| format!("{}:{place} `[app]`: {error}", file.display()))?;
+    app.resolved.shares = share_out(&file.display().to_string(), text, config, &app.resolved)?;
+    Ok(app)
+}
+
+/// What the budgets of the file mean for the workers.
+fn share_out(
+    shown: &str,
+    text: &str,
+    config: &Config,
+    resolved: &Resolved,
+) -> Result<Option<Shares>, String> {
+    shares(&config.budgets, resolved).map_err(|(offset, error)| {
+        format!("{shown}:{}: {error}", evener_config::place(text, offset))
+    })
 }
 
 impl Reread {
@@ -149,9 +174,16 @@ impl Reread {
     /// Settings that have changed and that a reload does not change.
     pub(crate) fn left_for_the_next_start(&self, new: &Config) -> Vec<&'static str> {
         let old = &self.config;
+        let shared = |budgets: &[Budget]| {
+            let pairs = budgets
+                .iter()
+                .map(|one| (one.name.clone(), one.connections));
+            pairs.collect::<Vec<_>>()
+        };
         let changed = [
             ("shards", old.shards != new.shards),
             ("backlog", old.backlog != new.backlog),
+            ("[budget]", shared(&old.budgets) != shared(&new.budgets)),
             ("[log]", old.log != new.log),
             ("[admin]", old.admin != new.admin),
         ];

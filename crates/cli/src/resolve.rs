@@ -7,16 +7,24 @@ use std::time::Duration;
 
 use evener_config::values::ListenAddress;
 use evener_config::{HealthPaths, Limits, ListenerTls, Timeouts, TrustedPeers};
+use evener_supervisor::{RecycleLimits, ReliefSettings};
 use evener_telemetry::Level;
 
-use crate::args::{LogFormatName, LogLevel, RunArguments, UvicornArguments, WorkerKind};
+use crate::args::{
+    LogFormatName, LogLevel, RunArguments, UvicornArguments, WorkerArguments, WorkerKind,
+};
+use crate::budget::Shares;
 use crate::tls;
-use crate::values::{ShardCount, WorkerCount};
+use crate::values::{ShardCount, WORKERS_MAX, WorkerCount};
 
 /// What serves the application when nothing else was asked for.
 pub(crate) const DEFAULT_WORKER: WorkerKind = WorkerKind::Evener;
 /// Workers drain so many at a time during a reload: one, or a quarter of all.
 const LEAVING_SHARE: usize = 4;
+/// How long a loop may stand still, as in gunicorn.
+const STALL: Duration = Duration::from_secs(30);
+/// Without a jitter of its own, a bound on a worker's life has this part of it.
+const JITTER_SHARE: u32 = 8;
 /// One shard serves so many workers.
 const WORKERS_PER_SHARD: usize = 4;
 
@@ -47,12 +55,23 @@ pub(crate) struct Resolved {
     /// Whether workers are forked from a process that has imported the application.
     pub(crate) preload: bool,
     pub(crate) count: usize,
+    /// The most that can be asked for.
+    pub(crate) count_max: usize,
     pub(crate) leaving_max: usize,
     pub(crate) in_flight_max: u32,
-    pub(crate) requests_max: Option<u64>,
+    /// When a worker has done enough.
+    pub(crate) recycle: RecycleLimits,
+    /// How long a worker's loop may stand still.
+    pub(crate) stall: Option<Duration>,
+    /// Whether workers beyond `count` come and go by themselves.
+    pub(crate) relief: Option<ReliefSettings>,
+    /// What is shared out among the workers, as far as a file says so.
+    pub(crate) shares: Option<Shares>,
     pub(crate) startup: Duration,
     pub(crate) grace: Duration,
     pub(crate) stop: Duration,
+    /// How long a stop is announced before it begins.
+    pub(crate) drain_delay: Duration,
     pub(crate) log: LogSettings,
     pub(crate) admin: AdminSettings,
     pub(crate) reload: Option<ReloadSettings>,
@@ -101,9 +120,14 @@ pub(crate) struct ReloadSettings {
 /// Resolves the flags of `evener run`; an error is the message for a usage error.
 pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result<Resolved, String> {
     let mut notes = refuse_or_note(&typed.uvicorn)?;
-    let count = worker_count(typed.workers.worker_count(around)?, around, &mut notes);
+    let (count, most) = worker_count(typed.workers.worker_count(around)?, around);
+    let relief = relief(typed, count, most, &mut notes);
+    let usual_most = relief.map_or(count, |relief| relief.most);
     let shards = match typed.listen.shards {
-        ShardCount::Auto => count.div_ceil(WORKERS_PER_SHARD).min(around.cpus).max(1),
+        ShardCount::Auto => usual_most
+            .div_ceil(WORKERS_PER_SHARD)
+            .min(around.cpus)
+            .max(1),
         ShardCount::Fixed(shards) => shards,
     };
     let worker = worker(typed, &mut notes)?;
@@ -129,16 +153,26 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         health: HealthPaths {
             liveness: typed.listen.liveness_path.clone().map(|path| path.0),
             readiness: typed.listen.readiness_path.clone().map(|path| path.0),
+            stand_in: true,
         },
         worker,
         preload: typed.workers.preload,
         count,
+        count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),
         in_flight_max,
-        requests_max: typed.workers.limit_max_requests,
+        recycle: recycle(&typed.workers, &mut notes),
+        stall: match typed.workers.timeout_worker_stall {
+            Some(timeout) => timeout.0,
+            // Whoever works on the application may have it stand still in a debugger.
+            None => (!typed.reload.reload).then_some(STALL),
+        },
+        relief,
+        shares: None,
         startup: typed.workers.timeout_worker_startup.0,
         grace: typed.timeouts.timeout_graceful_shutdown.0,
         stop: typed.workers.timeout_worker_stop.0,
+        drain_delay: typed.timeouts.drain_delay.0,
         log: log(typed, around),
         admin: AdminSettings {
             name: name(typed)?,
@@ -156,7 +190,14 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
     })
 }
 
-impl crate::args::WorkerArguments {
+impl Resolved {
+    /// The most workers that are asked for without anybody's doing.
+    pub(crate) fn most(&self) -> usize {
+        self.relief.map_or(self.count, |relief| relief.most)
+    }
+}
+
+impl WorkerArguments {
     fn worker_count(&self, around: &Surroundings<'_>) -> Result<WorkerCount, String> {
         if let Some(count) = self.workers {
             return Ok(count);
@@ -170,19 +211,58 @@ impl crate::args::WorkerArguments {
     }
 }
 
-fn worker_count(count: WorkerCount, around: &Surroundings<'_>, notes: &mut Vec<String>) -> usize {
+/// How many workers, and the most of them if there is a range.
+fn worker_count(count: WorkerCount, around: &Surroundings<'_>) -> (usize, Option<usize>) {
     match count {
-        WorkerCount::Auto => around.cpus.max(1),
-        WorkerCount::Fixed(count) => count,
-        WorkerCount::Range(least, most) => {
-            if least != most {
-                notes.push(format!(
-                    "--workers {least}..{most} needs the autoscaler, which is not there yet: \
-                     running {least} (`evener scale` changes that by hand)"
-                ));
-            }
-            least
-        }
+        WorkerCount::Auto => (around.cpus.max(1), None),
+        WorkerCount::Fixed(count) => (count, None),
+        WorkerCount::Range(least, most) => (least, Some(most)),
+    }
+}
+
+fn relief(
+    typed: &RunArguments,
+    count: usize,
+    most: Option<usize>,
+    notes: &mut Vec<String>,
+) -> Option<ReliefSettings> {
+    let most = most.filter(|most| *most > count)?;
+    let workers = &typed.workers;
+    let ours = workers.worker_command.is_none() && workers.worker != Some(WorkerKind::Command);
+    if !ours {
+        notes.push(format!(
+            "--workers {count}..{most}: only Evener's own workers tell that their event loops \
+             stand still: {count} others run, and `evener scale` changes that by hand"
+        ));
+        return None;
+    }
+    if !workers.preload {
+        notes.push(format!(
+            "--workers {count}..{most}: without --preload an extra worker takes as long to come \
+             as the application takes to start"
+        ));
+    }
+    let calm = workers.timeout_relief.0;
+    Some(ReliefSettings { most, calm })
+}
+
+fn recycle(workers: &WorkerArguments, notes: &mut Vec<String>) -> RecycleLimits {
+    let (requests, age) = (workers.limit_max_requests, workers.max_age.0);
+    if workers.limit_max_requests_jitter.is_some_and(|n| n > 0) && requests.is_none() {
+        notes.push("--limit-max-requests-jitter does nothing without --limit-max-requests".into());
+    }
+    if workers.max_age_jitter.is_some() && age.is_none() {
+        notes.push("--max-age-jitter does nothing without --max-age".to_owned());
+    }
+    let usual = requests.unwrap_or(0) / u64::from(JITTER_SHARE);
+    RecycleLimits {
+        requests,
+        requests_jitter: workers.limit_max_requests_jitter.unwrap_or(usual),
+        rss_bytes: workers.max_rss.map(|size| size.0),
+        age,
+        age_jitter: workers
+            .max_age_jitter
+            .map_or(age.unwrap_or_default() / JITTER_SHARE, |jitter| jitter.0),
     }
 }
 
@@ -481,17 +561,10 @@ fn refuse_or_note(uvicorn: &UvicornArguments) -> Result<Vec<String>, String> {
                 .to_owned(),
         );
     }
-    if uvicorn.limit_max_requests_jitter.is_some() {
-        notes.push(
-            "--limit-max-requests-jitter is ignored: the jitter is an eighth of \
-                    --limit-max-requests"
-                .to_owned(),
-        );
-    }
     if uvicorn.timeout_worker_healthcheck.is_some() {
         notes.push(
-            "--timeout-worker-healthcheck is ignored: workers are watched by what they \
-                    do with requests"
+            "--timeout-worker-healthcheck is ignored: workers are watched by what their event \
+             loops do (--timeout-worker-stall)"
                 .to_owned(),
         );
     }
@@ -516,7 +589,7 @@ fn note_uvicorn_only(typed: &RunArguments, notes: &mut Vec<String>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -545,7 +618,7 @@ mod tests {
         )
     }
 
-    fn resolved(words: &str) -> Resolved {
+    pub(crate) fn resolved(words: &str) -> Resolved {
         with(words, &[]).unwrap_or_else(|error| panic!("{words}: {error}"))
     }
 
@@ -584,8 +657,13 @@ mod tests {
                 .contains("$WEB_CONCURRENCY")
         );
         let range = resolved("--workers 2..8");
-        assert_eq!(range.count, 2);
-        assert!(range.notes[0].contains("not there yet"));
+        assert_eq!((range.count, range.count_max), (2, 8));
+        assert_eq!(range.relief.unwrap().most, 8);
+        assert!(range.notes[0].contains("--preload"));
+        assert!(resolved("--workers 2..8 --preload").notes.is_empty());
+        assert_eq!(resolved("--workers 2..2 --preload").relief, None);
+        let foreign = resolved("--workers 2..8 --worker command");
+        assert_eq!((foreign.relief, foreign.notes.len()), (None, 1));
     }
 
     #[test]
@@ -604,6 +682,31 @@ mod tests {
         assert_eq!(set.timeouts.request, Some(Duration::from_secs(60)));
         assert_eq!(set.timeouts.queue_wait, None);
         assert_eq!((set.in_flight_max, set.grace), (40, Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn workers_are_replaced_within_a_jitter() {
+        assert!(resolved("").recycle.is_none());
+        let usual = resolved("--limit-max-requests 800 --max-age 1h --max-rss 512m").recycle;
+        assert_eq!((usual.requests, usual.requests_jitter), (Some(800), 100));
+        assert_eq!(usual.age, Some(Duration::from_secs(3600)));
+        assert_eq!(usual.age_jitter, Duration::from_secs(450));
+        assert_eq!(usual.rss_bytes, Some(512 << 20));
+        let own = resolved(
+            "--limit-max-requests 800 --limit-max-requests-jitter 0 --max-age 10 --max-age-jitter 1",
+        )
+        .recycle;
+        assert_eq!(own.requests_jitter, 0);
+        assert_eq!(own.age_jitter, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_loop_may_stand_still_as_in_gunicorn_but_not_under_a_debugger() {
+        assert_eq!(resolved("").stall, Some(STALL));
+        assert_eq!(resolved("--reload").stall, None);
+        let set = resolved("--reload --timeout-worker-stall 5");
+        assert_eq!(set.stall, Some(Duration::from_secs(5)));
+        assert_eq!(resolved("--timeout-worker-stall off").stall, None);
     }
 
     #[test]
@@ -684,6 +787,7 @@ mod tests {
         assert_eq!(resolved("--reload-dir x").notes.len(), 1);
         assert_eq!(resolved("--reload --reload-dir x").notes.len(), 0);
         assert_eq!(resolved("--limit-max-requests-jitter 5").notes.len(), 1);
+        assert_eq!(resolved("--max-age-jitter 5").notes.len(), 1);
         assert!(!resolved("--log-level warning").log.access, "as in uvicorn");
     }
 }

@@ -12,6 +12,7 @@ use crate::args::RunArguments;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::site::APP;
 use crate::start::{App, Start};
+use crate::systemd::Activated;
 use crate::{cpus, env_file, python, recipe};
 
 /// Runs until it is told to stop.
@@ -36,19 +37,14 @@ pub(crate) fn run(typed: &RunArguments) -> Result<(), Failure> {
         app: Some(app),
         host: None,
         sockets: None,
+        activated: Activated::default(),
     };
     start.run()
 }
 
 /// What the command line says about the application and its workers.
 pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let around = Surroundings {
-        cpus: cpus::available(),
-        variable: &variable,
-        terminal: std::io::stderr().is_terminal(),
-    };
-    let resolved = resolve(typed, &around)?;
+    let resolved = settings(typed)?;
     let application = find_application(typed, &resolved)?;
     let environment = environment(typed)?;
     let recipe = recipe::recipe(
@@ -64,6 +60,17 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         set_up: None,
         reconfigure: None,
     })
+}
+
+/// What the command line says, here and now.
+pub(crate) fn settings(typed: &RunArguments) -> Result<Resolved, String> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let around = Surroundings {
+        cpus: cpus::available(),
+        variable: &variable,
+        terminal: std::io::stderr().is_terminal(),
+    };
+    resolve(typed, &around)
 }
 
 /// One listener, and everything to the application.
@@ -84,6 +91,8 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
         limits: resolved.limits.clone(),
         timeouts: resolved.timeouts.clone(),
         graceful_shutdown: resolved.grace,
+        drain_delay: resolved.drain_delay,
+        budgets: Vec::new(),
         trusted: resolved.trusted.clone(),
         response_fields: resolved.fields.clone(),
         health: resolved.health.clone(),

@@ -19,6 +19,7 @@ use crate::reread::{Loaded, Reread};
 use crate::signals::{Signal, Signals};
 use crate::source::Program;
 use crate::start;
+use crate::systemd::{Activated, Notifier};
 use crate::upkeep::Upkeep;
 
 /// How often it is looked whether clients are done, while stopping.
@@ -29,6 +30,8 @@ const TIDY_POLL: Duration = Duration::from_millis(100);
 /// A running program.
 pub(crate) struct Running {
     pub(crate) grace: Duration,
+    /// How long a stop is announced before it begins.
+    pub(crate) drain_delay: Duration,
     pub(crate) shards: usize,
     pub(crate) edge: Edge,
     pub(crate) program: Arc<Program>,
@@ -36,6 +39,10 @@ pub(crate) struct Running {
     pub(crate) signals: Signals,
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) upkeep: Upkeep,
+    /// Sockets that were opened for us.
+    pub(crate) activated: Activated,
+    /// Told how we are doing, if somebody wants to be.
+    pub(crate) notifier: Option<Notifier>,
     pub(crate) changes: Option<Changes>,
     /// The file it works by, if there is one.
     pub(crate) reread: Option<Reread>,
@@ -55,6 +62,8 @@ pub(crate) struct Fleet {
 
 /// How far a stop has come.
 pub(crate) struct Stopping {
+    /// Until when everything is served as before; `None` once that is over.
+    announced: Option<Instant>,
     /// When what is under way is given up.
     deadline: Instant,
     /// Whether the workers were told.
@@ -102,7 +111,10 @@ impl Running {
                     }
                 }
                 _ = seconds.tick() => self.program.window.tick(&self.program.telemetry),
-                _ = tidying.tick() => self.program.site.tidy(),
+                _ = tidying.tick() => {
+                    self.program.site.tidy();
+                    self.notify();
+                }
             }
         };
         self.edge.stop();
@@ -138,6 +150,9 @@ impl Running {
         let mut done = Vec::new();
         if self.stopping.is_some() {
             return Err("the program is stopping".to_owned());
+        }
+        if let Some(notifier) = &mut self.notifier {
+            notifier.reloading();
         }
         let read = match self.reread.is_some() {
             true => self.reread().await,
@@ -176,7 +191,12 @@ impl Running {
             return Ok(());
         };
         let Loaded { config, app } = reread.read()?;
-        let listeners = start::listeners(&config.listeners, false)?;
+        if let (Some(fleet), Some(app)) = (&self.fleet, &app) {
+            let may = fleet.handle.may_scale(app.resolved.count);
+            may.map_err(|error| error.to_string())?;
+        }
+        let mut listeners = start::listeners(&config.listeners, false)?;
+        self.activated.lend(&mut listeners);
         let (edge, plan) = self.program.site.plan(&config, listeners, self.shards)?;
         self.edge
             .reconfigure(edge)
@@ -185,6 +205,7 @@ impl Running {
         self.upkeep.set_dns(&config.dns);
         self.program.set_addresses(self.edge.addresses());
         self.grace = config.graceful_shutdown;
+        self.drain_delay = config.drain_delay;
         let waits = reread.left_for_the_next_start(&config);
         if !waits.is_empty() {
             let waits = waits.join(", ");
@@ -203,14 +224,28 @@ impl Running {
         Ok(())
     }
 
+    /// Tells whoever started us how we are doing.
+    fn notify(&mut self) {
+        let Some(notifier) = &mut self.notifier else {
+            return;
+        };
+        let now = Instant::now();
+        let alive = notifier.is_due(now) && self.edge.is_alive();
+        notifier.look(now, &self.program.condition(alive));
+    }
+
     /// Begins to stop; asked again, hurries.
     async fn stop(&mut self, why: &str) {
         if let Some(stopping) = &mut self.stopping {
+            let announced = stopping.announced.take().is_some();
             stopping.workers_told = true;
             self.log.warning(format_args!(
                 "{why} again: not waiting for what is under way"
             ));
             stopping.deadline = Instant::now();
+            if announced {
+                self.edge.drain();
+            }
             if let Some(fleet) = &self.fleet {
                 fleet.handle.stop(Duration::ZERO).await;
                 fleet.handle.hurry().await;
@@ -218,14 +253,28 @@ impl Running {
             return;
         }
         self.program.draining.store(true, Ordering::Relaxed);
-        self.edge.drain();
-        let grace = self.grace.as_secs_f64();
+        if let Some(notifier) = &mut self.notifier {
+            notifier.stopping();
+        }
+        let now = Instant::now();
+        let (grace, delay) = (self.grace.as_secs_f64(), self.drain_delay.as_secs_f64());
+        let announced = (!self.drain_delay.is_zero()).then(|| now + self.drain_delay);
+        let first = match announced {
+            Some(_) => {
+                self.edge.leave();
+                format!("not ready any more; serving for another {delay} s, then ")
+            }
+            None => {
+                self.edge.drain();
+                String::new()
+            }
+        };
         self.log.info(format_args!(
-            "{why}: finishing what is under way, for {grace} s at most (again: at once)"
+            "{why}: {first}finishing what is under way, for {grace} s at most (again: at once)"
         ));
-        let deadline = Instant::now() + self.grace;
         self.stopping = Some(Stopping {
-            deadline,
+            announced,
+            deadline: now + self.drain_delay + self.grace,
             workers_told: false,
         });
     }
@@ -237,13 +286,22 @@ impl Running {
         let Some(stopping) = &mut self.stopping else {
             return false;
         };
+        if let Some(until) = stopping.announced {
+            if Instant::now() < until {
+                return false;
+            }
+            stopping.announced = None;
+            self.edge.drain();
+        }
+        // In this order: what is in flight later than the connections were counted is on them.
+        let (now, closed) = (Instant::now(), self.edge.is_closed());
+        let connections = self.edge.connections();
         let (in_flight, queued) = self.program.site.busy();
-        let (now, connections) = (Instant::now(), self.edge.connections());
         let late = now >= stopping.deadline;
         let Some(fleet) = &self.fleet else {
-            return late || connections == 0;
+            return late || closed && connections == 0;
         };
-        if late || connections <= in_flight && queued == 0 {
+        if late || closed && connections <= in_flight && queued == 0 {
             stopping.workers_told = true;
             let rest = stopping.deadline.saturating_duration_since(now);
             fleet.handle.stop(rest).await;

@@ -11,6 +11,7 @@ use crate::cpus;
 use crate::reread::{Loaded, Reread, load, parse};
 use crate::resolve::{AdminSettings, LogSettings};
 use crate::start::{App, Start};
+use crate::systemd::Activated;
 
 /// Runs until it is told to stop.
 pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
@@ -35,6 +36,7 @@ pub(crate) fn serve(typed: &ServeArguments) -> Result<(), Failure> {
         app,
         host: None,
         sockets: None,
+        activated: Activated::default(),
     };
     start.run()
 }

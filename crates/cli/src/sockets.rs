@@ -143,7 +143,7 @@ impl Sockets {
 }
 
 /// Descriptors that whoever started us says we have.
-fn given() -> Result<Vec<OwnedFd>, String> {
+pub(crate) fn given() -> Result<Vec<OwnedFd>, String> {
     if let Ok(list) = std::env::var(INHERITED) {
         let numbers = list.split(',').filter(|number| !number.is_empty());
         return numbers

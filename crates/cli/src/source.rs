@@ -14,6 +14,7 @@ use evener_supervisor::{Handle, RolloutOutcome, State, Status, WorkerStatus, res
 use evener_telemetry::{Exposition, Kind, Snapshot, Telemetry};
 
 use crate::site::{APP, Site};
+use crate::systemd::Condition;
 
 /// Seconds that rates and times are taken over.
 const WINDOW_SECONDS: usize = 10;
@@ -107,6 +108,22 @@ impl Program {
         }
     }
 
+    /// For whoever started us.
+    pub(crate) fn condition(&self, alive: bool) -> Condition {
+        let status = self.workers();
+        let (state, ready) = (self.state(&status), status.ready());
+        let wanted = status.target + status.relief;
+        Condition {
+            serves: self.serves(),
+            rolling: status.rolling,
+            alive,
+            status: match &self.handle {
+                Some(_) => format!("{state}: {ready} of {wanted} workers"),
+                None => state.to_owned(),
+            },
+        }
+    }
+
     fn traffic(&self, queued: usize) -> TrafficReport {
         let now = self.telemetry.snapshot();
         let recent = self.window.recent(&now);
@@ -145,6 +162,10 @@ fn worker_report(worker: &WorkerStatus, endpoint: Option<&EndpointSnapshot>) -> 
         age_seconds: Instant::now()
             .saturating_duration_since(worker.started)
             .as_secs_f64(),
+        startup_ms: worker.ready.map(|ready| {
+            let took = ready.saturating_duration_since(worker.started);
+            took.as_secs_f64() * 1e3
+        }),
         generation: worker.generation,
         restarts: worker.restarts,
         in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight),
@@ -190,6 +211,7 @@ impl Source for Program {
             state: self.state(&status).to_owned(),
             uptime_seconds: self.telemetry.snapshot().uptime.as_secs_f64(),
             target: status.target,
+            relief: status.relief,
             workers: status
                 .workers
                 .iter()
@@ -237,6 +259,8 @@ impl Source for Program {
         );
         let help = "Workers wanted.";
         page.single("evener_workers_target", Kind::Gauge, help, status.target);
+        let help = "Workers wanted beyond the target, because every event loop stood still.";
+        page.single("evener_workers_relief", Kind::Gauge, help, status.relief);
         page.family("evener_workers", Kind::Gauge, "Workers by state.");
         for state in [
             State::Starting,

@@ -33,9 +33,9 @@ use crate::signals::Signals;
 use crate::site::Site;
 use crate::sockets::{Sockets, inherit};
 use crate::source::{Program, Window};
+use crate::systemd::{Activated, Notifier};
 use crate::tls;
 use crate::upkeep::Upkeep;
-use crate::values::WORKERS_MAX;
 
 /// The name of a program that was given none.
 pub(crate) const DEFAULT_NAME: &str = "evener";
@@ -60,6 +60,8 @@ pub(crate) struct Start {
     pub(crate) host: Option<Host>,
     /// Makes the sockets that clients connect to, in the place of what the configuration says.
     pub(crate) sockets: Option<OpenSockets>,
+    /// Sockets that were opened for us, in the place of what we would open.
+    pub(crate) activated: Activated,
 }
 
 /// Makes sockets, given the length of their queues.
@@ -120,9 +122,25 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 
 impl Start {
     /// Runs until the program is told to stop.
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        let listeners = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
-        self.run_on(&runtime()?, listeners)
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let mut wanted = listeners(&self.config.listeners, true).map_err(Failure::usage)?;
+        let mut activated = Activated::take().map_err(Failure::usage)?;
+        if self.reread.is_none() {
+            wanted = activated.in_place_of(wanted);
+        } else {
+            activated.lend(&mut wanted);
+            let unused = activated.unused(&wanted);
+            if !unused.is_empty() {
+                return Err(Failure::usage(format!(
+                    "sockets were opened for this program that no `[[listener]]` of {} names: {}; \
+                     give each an address there, or take it out of the socket unit",
+                    self.title,
+                    unused.join(", ")
+                )));
+            }
+        }
+        self.activated = activated;
+        self.run_on(&runtime()?, wanted)
     }
 
     /// The same on a runtime that is there already, with these listeners.
@@ -172,6 +190,21 @@ impl Start {
         Ok(Some(sockets))
     }
 
+    /// The data plane, with the clusters of `site` behind it.
+    fn start_edge(
+        &self,
+        site: &Site,
+        listeners: Vec<ListenerSpec>,
+        telemetry: &Telemetry,
+    ) -> Result<Edge, Failure> {
+        let planned = site.plan(&self.config, listeners, self.shards);
+        let (config, plan) = planned.map_err(Failure::usage)?;
+        let edge = Edge::start(config, telemetry);
+        let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
+        site.take_on(plan);
+        Ok(edge)
+    }
+
     async fn serve(
         mut self,
         mut listeners: Vec<ListenerSpec>,
@@ -185,11 +218,7 @@ impl Start {
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
-        let planned = site.plan(&self.config, listeners, self.shards);
-        let (config, plan) = planned.map_err(Failure::usage)?;
-        let edge = Edge::start(config, &telemetry);
-        let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
-        site.take_on(plan);
+        let edge = self.start_edge(&site, listeners, &telemetry)?;
         if let Some(host) = &self.host {
             host.listening(&edge.addresses()).await?;
         }
@@ -214,6 +243,7 @@ impl Start {
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
+            drain_delay: self.config.drain_delay,
             shards: self.shards,
             edge,
             program,
@@ -221,6 +251,8 @@ impl Start {
             signals,
             orders: received,
             upkeep,
+            activated: self.activated,
+            notifier: Notifier::from_environment(),
             changes,
             reread: self.reread,
             stopping: None,
@@ -347,6 +379,7 @@ fn supervisor(
     log: &Log,
 ) -> Result<(Supervisor, Handle), Failure> {
     let resolved = &app.resolved;
+    let shares = resolved.shares.as_ref();
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent
         .filter(|path| path.is_dir())
@@ -359,7 +392,10 @@ fn supervisor(
     let settings = Settings {
         recipe: app.recipe.clone(),
         count: resolved.count,
-        count_max: WORKERS_MAX,
+        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
+        count_max_reason: shares.map(|shares| shares.reason.clone()),
+        processes_max: shares.map_or(usize::MAX, |shares| shares.processes_max),
+        relief: resolved.relief,
         patience: Patience {
             startup: resolved.startup,
             grace: resolved.grace,
@@ -368,12 +404,13 @@ fn supervisor(
             settle: (!matches!(resolved.worker, Worker::Command { .. })).then_some(SETTLE),
         },
         restart: RestartPolicy::default(),
-        requests_max: resolved.requests_max,
+        recycle: resolved.recycle,
+        stall: resolved.stall,
         page_slots: resolved.in_flight_max,
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         waits_when_broken: resolved.reload.is_some(),
-        environment: Vec::new(),
+        environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),
         seed: u64::from(since.subsec_nanos()) ^ u64::from(std::process::id()) << 32,
     };
@@ -381,8 +418,15 @@ fn supervisor(
         cluster: Arc::clone(cluster),
         in_flight_max: resolved.in_flight_max,
     };
-    Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
-        .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))
+    let relieved = settings.relief.is_some();
+    let (supervisor, handle) =
+        Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
+            .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))?;
+    if relieved {
+        let alarmed = handle.clone();
+        cluster.set_alarm(Box::new(move || alarmed.alarm()));
+    }
+    Ok((supervisor, handle))
 }
 
 /// The admin socket and the name it is found by. A program that was given no name makes way for

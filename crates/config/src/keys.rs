@@ -221,6 +221,12 @@ pub static ROOT: Table = Table {
             "Where the admin API is.",
         ),
         key(
+            "budget",
+            Named(&BUDGET),
+            Absent,
+            "What all workers of `[app]` share, by name.",
+        ),
+        key(
             "shards",
             Formed(&SHARDS),
             Value("\"auto\""),
@@ -469,6 +475,12 @@ static TIMEOUTS: Table = Table {
             Value("\"30s\""),
             "Time for requests under way when a worker or the program goes.",
         ),
+        key(
+            "drain_delay",
+            Time,
+            Value("\"0s\""),
+            "After SIGTERM, so long `readiness_path` answers 503 and all is served as before.",
+        ),
     ],
 };
 
@@ -533,6 +545,19 @@ static LOG: Table = Table {
             "Colours in the logs.",
         ),
     ],
+};
+
+static BUDGET: Table = Table {
+    title: "[budget.NAME]",
+    doc: "Something outside, such as a database, that bears only so many connections. Each worker is told its share \
+in the variable `EVENER_BUDGET_NAME`, and there are never so many workers at once that the shares exceed the budget: \
+those that drain and those that replace them count.",
+    keys: &[key(
+        "connections",
+        Whole(1, 10_000_000),
+        Required,
+        "Connections for all workers together.",
+    )],
 };
 
 static ADMIN: Table = Table {

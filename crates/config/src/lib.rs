@@ -23,9 +23,10 @@ pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint, Flag,
-    HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log, Matcher,
-    PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers, ValuePattern,
+    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint,
+    Flag, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log,
+    Matcher, PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers,
+    ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

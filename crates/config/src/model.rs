@@ -33,6 +33,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Time for requests under way when the program or a worker goes.
     pub graceful_shutdown: Duration,
+    /// How long a stop is announced on the readiness path before it begins.
+    pub drain_delay: Duration,
+    /// What all workers of the application share, in the order of their names.
+    pub budgets: Vec<Budget>,
     /// Whose `X-Forwarded-*` header fields are believed.
     pub trusted: TrustedPeers,
     /// Header fields added to every response.
@@ -205,6 +209,17 @@ pub enum ValuePattern {
     Exact(String),
     /// This expression finds something in it.
     Regex(regex::bytes::Regex),
+}
+
+/// Something outside that bears only so many connections, shared by all workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// What it is called.
+    pub name: String,
+    /// Connections for all workers together.
+    pub connections: u64,
+    /// Where that is said, in bytes from the beginning of the file.
+    pub offset: usize,
 }
 
 /// A named set of endpoints.
@@ -510,6 +525,9 @@ pub struct HealthPaths {
     pub liveness: Option<String>,
     /// Answers 200 when a worker can take a request, 503 when none can or the edge drains.
     pub readiness: Option<String>,
+    /// Whether `/health/liveness` and `/health/readiness` are answered in the same way where the
+    /// application has nothing there and no other path is set.
+    pub stand_in: bool,
 }
 
 impl TrustedPeers {

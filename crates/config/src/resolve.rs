@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls, Log,
-    Timeouts, TrustedPeers,
+    Admin, App, Budget, Config, Dns, Flag, HealthPaths, Http2Terms, Limits, Listener, ListenerTls,
+    Log, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values::{self, ListenAddress};
@@ -49,6 +49,11 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             .section("timeouts")
             .and_then(|section| section.time("graceful_shutdown"))
             .unwrap_or(std::time::Duration::from_secs(30)),
+        drain_delay: root
+            .section("timeouts")
+            .and_then(|section| section.time("drain_delay"))
+            .unwrap_or_default(),
+        budgets: budgets(root, app.is_some(), findings),
         // Each was looked at when it was read.
         trusted: TrustedPeers::of(peers).unwrap_or(TrustedPeers::Networks {
             networks: Vec::new(),
@@ -58,6 +63,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
         health: HealthPaths {
             liveness: root.text("liveness_path").map(str::to_owned),
             readiness: root.text("readiness_path").map(str::to_owned),
+            stand_in: false,
         },
         dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),
@@ -162,6 +168,27 @@ fn admin(section: &Section) -> Admin {
     }
 }
 
+fn budgets(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<Budget> {
+    let mut budgets: Vec<Budget> = Vec::new();
+    for (name, span, node) in root.named("budget") {
+        if !has_app {
+            let message = format!("`budget.{name}` is shared by workers, and there is no `[app]`");
+            findings.add(span, message);
+        }
+        let Some(section) = node.as_section() else {
+            continue;
+        };
+        budgets.push(Budget {
+            name: name.clone(),
+            connections: section.whole("connections").unwrap_or(0),
+            offset: section
+                .key_span("connections")
+                .map_or(span.start, |key| key.start),
+        });
+    }
+    budgets
+}
+
 fn response_fields(root: &Section, findings: &mut Findings) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for (name, span, node) in root.named("response_fields") {
@@ -215,31 +242,7 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
                 findings.add_pair(own, message, span, "this is the first");
             }
         }
-        let tls = section.section("tls").map(listener_tls);
-        if let (Some(_), ListenAddress::Unix(_)) = (&tls, &address) {
-            let own = section.key_span("tls").unwrap_or(&node.span);
-            findings.add(own, "`tls` is for TCP: over a unix socket nobody speaks it");
-        }
-        if let (ListenAddress::Unix(_), Some(own)) = (&address, section.key_span("proxy_protocol"))
-        {
-            findings.add(own, "`proxy_protocol` is for TCP listeners");
-        }
-        let http2 = section.flag("http2").then(|| Http2Terms {
-            streams_max: section.whole("http2_streams").unwrap_or(128) as u32,
-        });
-        if let (None, Some(span)) = (http2, section.key_span("http2_streams")) {
-            findings.add(span, "`http2_streams` has no effect with `http2 = false`");
-        }
-        let listener = Listener {
-            name,
-            address,
-            tls,
-            proxied: section.has("proxy_protocol").then_some(()).and_then(|()| {
-                let peers = section.texts("proxy_protocol").map(|(text, _)| text);
-                TrustedPeers::of(peers).ok()
-            }),
-            http2,
-        };
+        let listener = listener(section, name, address, &node.span, findings);
         list.push((listener, node.span.clone()));
     }
     if !root.has("listener") {
@@ -263,6 +266,54 @@ fn listeners(root: &Section, has_app: bool, findings: &mut Findings) -> Vec<List
         );
     }
     list.into_iter().map(|(listener, _)| listener).collect()
+}
+
+/// One listener, with what its clients may speak.
+fn listener(
+    section: &Section,
+    name: String,
+    address: ListenAddress,
+    span: &Range<usize>,
+    findings: &mut Findings,
+) -> Listener {
+    let tls = section.section("tls").map(listener_tls);
+    if let ListenAddress::Unix(_) = &address {
+        let own = |key| section.key_span(key).unwrap_or(span);
+        if tls.is_some() {
+            findings.add(
+                own("tls"),
+                "`tls` is for TCP: over a unix socket nobody speaks it",
+            );
+        }
+        if section.has("proxy_protocol") {
+            findings.add(
+                own("proxy_protocol"),
+                "`proxy_protocol` is for TCP listeners",
+            );
+        }
+    }
+    let http2 = section.flag("http2").then(|| {
+        let streams = section
+            .whole("http2_streams")
+            .and_then(|n| u32::try_from(n).ok());
+        streams.map_or_else(Http2Terms::default, |streams_max| Http2Terms {
+            streams_max,
+        })
+    });
+    if let (None, Some(span)) = (http2, section.key_span("http2_streams")) {
+        findings.add(span, "`http2_streams` has no effect with `http2 = false`");
+    }
+    let proxied = section.has("proxy_protocol").then(|| {
+        let peers = section.texts("proxy_protocol").map(|(text, _)| text);
+        TrustedPeers::of(peers).ok()
+    });
+    Listener {
+        name,
+        address,
+        tls,
+        proxied: proxied.flatten(),
+        http2,
+    }
 }
 
 fn listener_tls(section: &Section) -> ListenerTls {
@@ -338,7 +389,10 @@ fn app(section: &Section) -> App {
             Value::Text(text) => add(name, Some(text.clone())),
             Value::Whole(number) | Value::Size(number) => add(name, Some(number.to_string())),
             Value::Fraction(number) => add(name, Some(number.to_string())),
-            Value::Time(time) => add(name, Some(time.as_secs_f64().to_string())),
+            Value::Time(time) | Value::Deadline(Some(time)) => {
+                add(name, Some(time.as_secs_f64().to_string()));
+            }
+            Value::Deadline(None) => add(name, Some("off".to_owned())),
             _ => {}
         }
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::answer;
 use crate::cluster::{Admission, Marks};
 use crate::connect;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::{Kind, ProxyError, Stage};
-use crate::respond;
 use crate::session::{Flow, Phase, Session};
 
 /// Asks the cluster for an endpoint for the session's request.
@@ -41,7 +41,7 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
 }
 
 fn refuse(session: &mut Session, core: &mut Core, kind: Kind) -> Flow {
-    respond::refuse(session, core, &ProxyError::edge(Stage::Admit, kind))
+    answer::refuse(session, core, &ProxyError::edge(Stage::Admit, kind))
 }
 
 /// The session's request has a slot at `endpoint`.

@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use evener_net::Postbox;
@@ -19,6 +19,7 @@ use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_vitals::monotonic_ns;
 
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
+use crate::health_paths::Check;
 use crate::session::Exchange;
 use crate::shard::{Grant, SessionKey, ShardMessage};
 use crate::variables::ClientBytes;
@@ -54,6 +55,14 @@ impl Conduct {
     };
 }
 
+/// Called when requests wait and the loop of every endpoint stands still; must not block.
+pub type Alarm = dyn Fn() + Send + Sync;
+
+/// How long a request that found every loop standing still counts as waiting.
+const PRESSED_NS: u64 = 100_000_000;
+/// The alarm is not raised again within this.
+const ALARM_NS: u64 = 2_000_000;
+
 /// A named set of endpoints.
 pub struct Cluster {
     name: String,
@@ -63,6 +72,13 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
+    /// How many endpoints have joined, counted from one.
+    joins: AtomicU32,
+    /// For each health check: `joins` when the application was last seen to have nothing there.
+    lacks: [AtomicU32; 2],
+    /// When a request was last seen waiting while every loop stood still.
+    pressed_ns: AtomicU64,
+    alarm: OnceLock<Box<Alarm>>,
 }
 
 struct State {
@@ -216,6 +232,10 @@ impl Cluster {
                 shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
+            joins: AtomicU32::new(1),
+            lacks: [const { AtomicU32::new(0) }; 2],
+            pressed_ns: AtomicU64::new(0),
+            alarm: OnceLock::new(),
         })
     }
 
@@ -251,6 +271,7 @@ impl Cluster {
     /// Adds an endpoint, which takes traffic from now on.
     pub fn add(&self, spec: EndpointSpec) {
         let id = spec.id.0;
+        self.joins.fetch_add(1, Relaxed);
         let mut state = self.lock();
         spec.admit(|endpoint, terms| state.members.join(id, endpoint, terms));
         if let Some(outlier) = &mut state.outlier {
@@ -343,12 +364,60 @@ impl Cluster {
         }
     }
 
+    /// Endpoints that take requests and whose loops stand still right now.
+    pub fn stalled(&self) -> Vec<EndpointId> {
+        let now_ns = monotonic_ns();
+        let state = self.lock();
+        let takes = state.members.iter().filter(|member| !member.is_draining());
+        takes
+            .filter(|member| member.key.is_stalled(now_ns))
+            .map(|member| member.key.id)
+            .collect()
+    }
+
+    /// Whether requests have been waiting lately that no endpoint could begin.
+    pub fn is_pressed(&self) -> bool {
+        let pressed_ns = self.pressed_ns.load(Relaxed);
+        self.has_queue() || pressed_ns > 0 && monotonic_ns() < pressed_ns + PRESSED_NS
+    }
+
+    /// Has this called when requests wait and every loop stands still. Only the first one counts.
+    pub fn set_alarm(&self, alarm: Box<Alarm>) {
+        let _ = self.alarm.set(alarm);
+    }
+
+    /// Notes that a request waits for a loop that stands still, and that no other is free.
+    pub(crate) fn press(&self, now_ns: u64) {
+        let Some(alarm) = self.alarm.get() else {
+            return;
+        };
+        if now_ns.saturating_sub(self.pressed_ns.load(Relaxed)) >= ALARM_NS {
+            self.pressed_ns.store(now_ns, Relaxed);
+            alarm();
+        }
+    }
+
     /// Whether some endpoint takes requests.
     pub(crate) fn is_ready(&self) -> bool {
         self.lock()
             .members
             .iter()
             .any(|member| !member.is_draining())
+    }
+
+    /// How many endpoints have joined so far: the last one may run other code than the others.
+    pub(crate) fn joins(&self) -> u32 {
+        self.joins.load(Relaxed)
+    }
+
+    /// Whether the application is known to have nothing at the usual path of this health check.
+    pub(crate) fn lacks(&self, check: Check) -> bool {
+        self.lacks[check as usize].load(Relaxed) == self.joins()
+    }
+
+    /// An endpoint has said so, asked when `joins` had joined.
+    pub(crate) fn note_lack(&self, check: Check, joins: u32) {
+        self.lacks[check as usize].store(joins, Relaxed);
     }
 
     /// Whether requests wait.
@@ -449,7 +518,13 @@ impl Cluster {
     /// Looks again whether queued requests can go: endpoints that were suspect may be so no more.
     pub(crate) fn revisit_queue(&self, now_ns: u64) {
         if self.queued.load(Relaxed) > 0 {
-            self.serve_waiters(&mut self.lock(), now_ns);
+            let mut state = self.lock();
+            self.serve_waiters(&mut state, now_ns);
+            let stuck = !state.waiting.is_empty() && state.is_stuck(now_ns);
+            drop(state);
+            if stuck {
+                self.press(now_ns);
+            }
         }
     }
 
@@ -480,6 +555,12 @@ impl Cluster {
 }
 
 impl State {
+    /// Whether the loop of every endpoint that takes requests stands still.
+    fn is_stuck(&self, now_ns: u64) -> bool {
+        let mut takes = self.members.iter().filter(|member| !member.is_draining());
+        takes.all(|member| member.key.is_stalled(now_ns))
+    }
+
     fn pick(
         &mut self,
         marks: Marks<'_>,

@@ -24,6 +24,9 @@ use crate::shard::SessionKey;
 
 /// Bytes read at once for a head, a small body, or when nothing is known.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
+/// Bytes left free before a response that is read: the head as the client gets it is put there when
+/// it is longer than the one it replaces, so that head and body leave in one piece.
+pub(crate) const HEADROOM: usize = 1024;
 /// Bytes read at once for a body known to be large.
 pub(crate) const READ_BYTES_LARGE: usize = 256 * 1024;
 
@@ -40,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) telemetry: ShardTelemetry,
     /// Downstream connections over all shards.
     pub(crate) connections: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    pub(crate) progress: Arc<Progress>,
     pub(crate) tokens: Tokens,
     pub(crate) pools: Pools,
     /// Connections to endpoints that many requests share.
@@ -58,6 +63,8 @@ pub(crate) struct Core {
     pub(crate) offers: Vec<Offer>,
     /// Requests of this shard that wait in the cluster's queue.
     pub(crate) waiting: usize,
+    /// Still serves, and says on the readiness path that it will not for long.
+    pub(crate) leaving: bool,
     pub(crate) draining: bool,
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
@@ -72,6 +79,15 @@ pub(crate) struct Core {
     listener_terms: Vec<Option<ListenerTerms>>,
     request_ids: RequestIds,
     date: DateText,
+}
+
+/// What the shards have done of what they were told, counted over all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Those that have taken the last connections from their listeners.
+    pub(crate) closed: AtomicUsize,
+    /// Questions whether they are there that they have answered.
+    pub(crate) answered: AtomicUsize,
 }
 
 /// What is agreed on with the clients of a listener.
@@ -108,6 +124,7 @@ impl Core {
         listeners: &Listeners,
         telemetry: ShardTelemetry,
         connections: Arc<AtomicUsize>,
+        progress: Arc<Progress>,
     ) -> Core {
         let mut core = Core {
             shard,
@@ -118,18 +135,20 @@ impl Core {
             clusters: Vec::new(),
             telemetry,
             connections,
+            progress,
             tokens: Tokens::default(),
             pools: Pools::default(),
             upstreams: Upstreams::default(),
             buffers: BufferStore::new(1024, 128 * 1024),
             exchanges: Vec::new(),
             // A held response and a large read behind it fit together.
-            scratch: vec![0; READ_BYTES_LARGE + 2 * READ_BYTES],
+            scratch: vec![0; HEADROOM + READ_BYTES_LARGE + 2 * READ_BYTES],
             fields: Fields::new(),
             gather: Gather::new(),
             response_fields: Vec::new(),
             offers: Vec::new(),
             waiting: 0,
+            leaving: false,
             draining: false,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),

@@ -2,6 +2,7 @@
 //! over.
 
 use crate::admit;
+use crate::answer;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::http2;
@@ -146,7 +147,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
         Timer::HeadRead if session.is_idle() => Flow::Close,
         Timer::HeadRead => {
             let error = ProxyError::downstream(Stage::Decode, Kind::HeadTimeout);
-            respond::refuse(session, core, &error)
+            answer::refuse(session, core, &error)
         }
         Timer::QueueWait => {
             admit::leave_queue(session, core);
@@ -195,7 +196,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
 }
 
 fn refuse(session: &mut Session, core: &mut Core, error: ProxyError) -> Flow {
-    respond::refuse(session, core, &error)
+    answer::refuse(session, core, &error)
 }
 
 fn close(session: &mut Session, core: &mut Core) -> Flow {

@@ -5,17 +5,18 @@ use std::mem::take;
 
 use evener_config::BalanceKey;
 use evener_http1::{
-    FieldName, Framing, HeadScan, Method, RequestHead, list_items, parse_request, scan_head, write,
+    FieldName, Framing, HeadScan, RequestHead, list_items, parse_request, scan_head, write,
 };
 use evener_net::{Peer, Transfer};
 
 use crate::admit;
+use crate::answer;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward;
 use crate::head::{self, Origin};
+use crate::health_paths;
 use crate::http2::{self, Opened};
-use crate::respond;
 use crate::route::Asked;
 use crate::session::{Exchange, Flow, LogLine, Session};
 use crate::variables::{ClientBytes, Facts};
@@ -125,7 +126,7 @@ fn parse(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Parsed {
             Opened::More => Parsed::More,
             Opened::Other => {
                 let error = ProxyError::downstream(Stage::Decode, Kind::Head(error));
-                Parsed::Refused(respond::refuse(session, core, &error))
+                Parsed::Refused(answer::refuse(session, core, &error))
             }
         },
     }
@@ -158,33 +159,34 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     }
     session.served = true;
     session.since_ms = core.now_ms();
+    let health = health_paths::answer_of(&mut exchange, core, bytes, head);
     session.exchange = Some(exchange);
-    if let Some(healthy) = health_answer(core, bytes, head) {
+    if let Some(healthy) = health {
         let used = head.length;
         return Parsed::Started {
             used,
-            flow: respond::health(session, core, healthy),
+            flow: answer::health(session, core, healthy),
         };
     }
     let Some(route) = session.exchange.as_ref().and_then(|e| e.route.as_ref()) else {
         let error = ProxyError::edge(Stage::Route, Kind::NoRoute);
         return Parsed::Started {
             used: head.length,
-            flow: respond::refuse(session, core, &error),
+            flow: answer::refuse(session, core, &error),
         };
     };
     if let (Framing::Length(length), Some(most)) = (head.framing, route.body_bytes)
         && length > most
     {
         let error = ProxyError::downstream(Stage::Admit, Kind::BodyTooLarge);
-        return Parsed::Refused(respond::refuse(session, core, &error));
+        return Parsed::Refused(answer::refuse(session, core, &error));
     }
     match forward::take_body(session, core, &bytes[head.length..]) {
         Ok(used) => Parsed::Started {
             used: head.length + used,
             flow: admit::admit(session, core),
         },
-        Err(error) => Parsed::Refused(respond::refuse(session, core, &error)),
+        Err(error) => Parsed::Refused(answer::refuse(session, core, &error)),
     }
 }
 
@@ -224,28 +226,6 @@ fn take_route(
     }
     exchange.wants_json = prefers_json(bytes, core);
     core.telemetry.request_started();
-}
-
-/// Whether the edge answers this path itself, and what.
-fn health_answer(core: &Core, bytes: &[u8], head: &RequestHead) -> Option<bool> {
-    if !matches!(head.method, Method::Get | Method::Head) {
-        return None;
-    }
-    let target = head.path_and_query(bytes);
-    let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
-    let is = |name: &Option<String>| name.as_ref().is_some_and(|name| name.as_bytes() == path);
-    if is(&core.config.health.liveness) {
-        Some(true)
-    } else if is(&core.config.health.readiness) {
-        let ready = core
-            .config
-            .clusters
-            .iter()
-            .all(|cluster| cluster.is_ready());
-        Some(!core.draining && ready)
-    } else {
-        None
-    }
 }
 
 /// Whether an error is better told in JSON: the client names it, or is a program that takes

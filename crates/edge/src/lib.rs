@@ -11,6 +11,7 @@
 
 mod accept;
 mod admit;
+mod answer;
 mod claims;
 mod cluster;
 mod config;
@@ -23,6 +24,7 @@ mod error;
 mod exchange;
 mod forward;
 mod head;
+mod health_paths;
 mod http2;
 mod pool;
 mod proxied;
@@ -36,7 +38,7 @@ mod start;
 mod tunnel;
 mod variables;
 
-pub use cluster::{Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
+pub use cluster::{Alarm, Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
     EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Route,
     Timeouts, TrustedPeers,

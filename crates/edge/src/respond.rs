@@ -1,5 +1,5 @@
-//! Stage 9, and the second half of 7: the response on its way to the client, the edge's own
-//! answers, and what happens to both connections afterwards.
+//! Stage 9, and the second half of 7: the response on its way to the client, and what happens to
+//! both connections afterwards.
 //!
 //! Responses are not buffered, with one exception. A response that fits in one write and whose end
 //! is on its way (a head of which the short body follows in the endpoint's next write) is held for
@@ -12,8 +12,8 @@ use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write
 use evener_net::Transfer;
 
 use crate::cluster::Finished;
-use crate::core::{Core, Owner, READ_BYTES, READ_BYTES_LARGE};
-use crate::error::{Kind, ProxyError, Side, Stage};
+use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
+use crate::error::{Kind, ProxyError, Stage};
 use crate::forward::ROUNDS_MAX;
 use crate::head::{self, ResponseTerms};
 use crate::record;
@@ -75,14 +75,14 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
             READ_BYTES
         };
         // Bytes that were kept go before the new ones, so that both can be looked at as one.
-        let kept = exchange.incoming.len();
-        core.scratch[..kept].copy_from_slice(&exchange.incoming);
+        let kept = HEADROOM + exchange.incoming.len();
+        core.scratch[HEADROOM..kept].copy_from_slice(&exchange.incoming);
         match upstream.socket.read(&mut core.scratch[kept..kept + size]) {
             Transfer::Bytes(count) => {
                 exchange.response_moved_ms = core.now_ns / 1_000_000;
                 exchange.incoming.clear();
-                let scratch = take(&mut core.scratch);
-                let moved = received(session, core, &scratch[..kept + count]);
+                let mut scratch = take(&mut core.scratch);
+                let moved = received(session, core, &mut scratch[..kept + count], HEADROOM);
                 core.scratch = scratch;
                 moved?;
             }
@@ -96,17 +96,22 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
     Ok(Download::Yields)
 }
 
-/// Bytes came from the endpoint.
-fn received(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
+/// Bytes came from the endpoint: those of `buffer` from `at` on.
+fn received(
+    session: &mut Session,
+    core: &mut Core,
+    buffer: &mut [u8],
+    at: usize,
+) -> Result<(), ProxyError> {
     let exchange = session
         .exchange
         .as_mut()
         .expect("bytes belong to a request");
     if exchange.answering {
         core.gather.clear();
-        return send_body(session, core, bytes);
+        return send_body(session, core, buffer, at);
     }
-    take_head(session, core, bytes)
+    take_head(session, core, buffer, at)
 }
 
 /// The time for the rest of a short response is over: what is there goes out.
@@ -116,23 +121,27 @@ pub(crate) fn stop_holding(session: &mut Session, core: &mut Core) -> Result<(),
         .as_mut()
         .expect("a response is held for a request");
     exchange.hold_until_ms = 1;
-    let kept = take(&mut exchange.incoming);
-    let result = take_head(session, core, &kept);
+    let mut kept = take(&mut exchange.incoming);
+    let result = take_head(session, core, &mut kept, 0);
     core.buffers.give(kept);
     result
 }
 
-/// Parses heads at the start of `bytes`: interim ones are passed on, the final one starts the
+/// Parses heads in `buffer` from `at` on: interim ones are passed on, the final one starts the
 /// response, and what is not complete is kept.
-fn take_head(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
-    let mut at = 0;
+fn take_head(
+    session: &mut Session,
+    core: &mut Core,
+    buffer: &mut [u8],
+    mut at: usize,
+) -> Result<(), ProxyError> {
     loop {
         let exchange = session
             .exchange
             .as_mut()
             .expect("a head belongs to a request");
         let to_head = exchange.method == Method::Head;
-        let rest = &bytes[at..];
+        let rest = &buffer[at..];
         let head = parse_response(rest, &mut core.fields, &core.head_limits, to_head)
             .map_err(|_| ProxyError::upstream(Stage::Respond, Kind::Garbage))?;
         match head {
@@ -141,7 +150,7 @@ fn take_head(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(),
                 send_interim(session, core, rest, &head)?;
             }
             Some(head) if !is_held(exchange, core, rest, &head) => {
-                return start_response(session, core, rest, &head);
+                return start_response(session, core, buffer, at, &head);
             }
             _ => {
                 core.buffers.furnish(&mut exchange.incoming);
@@ -195,10 +204,12 @@ fn send_interim(
     sent
 }
 
+/// Passes on the head in `buffer` at `at`, and as much of the body as is there.
 fn start_response(
     session: &mut Session,
     core: &mut Core,
-    bytes: &[u8],
+    buffer: &mut [u8],
+    at: usize,
     head: &ResponseHead,
 ) -> Result<(), ProxyError> {
     let exchange = session
@@ -239,24 +250,30 @@ fn start_response(
     gather.clear();
     core.refresh_date();
     let (fields, date, extra) = (&core.fields, core.date(), &core.response_fields);
+    let bytes = &buffer[at..];
     gather.own(|own| head::response(own, bytes, head, fields, terms, date, extra));
-    core.gather = gather;
+    let body = at + head.length;
+    gather.place_before(buffer, body);
     if tunnel {
-        let rest = &bytes[head.length..];
-        let mut gather = take(&mut core.gather);
-        gather.input(rest, 0, rest.len());
-        let sent = send(session, core, &gather, rest);
+        gather.input(buffer, body, buffer.len());
+        let sent = send(session, core, &gather, buffer);
         core.gather = gather;
         return sent;
     }
-    send_body(session, core, &bytes[head.length..])
+    core.gather = gather;
+    send_body(session, core, buffer, body)
 }
 
-/// Decodes body bytes and sends them after what `core.gather` already holds.
-fn send_body(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Result<(), ProxyError> {
+/// Decodes the body bytes of `buffer` from `at` on, and sends them after what `core.gather` already
+/// holds.
+fn send_body(
+    session: &mut Session,
+    core: &mut Core,
+    bytes: &[u8],
+    mut at: usize,
+) -> Result<(), ProxyError> {
     let mut gather = take(&mut core.gather);
     let result = (|| {
-        let mut at = 0;
         loop {
             let exchange = session
                 .exchange
@@ -449,152 +466,4 @@ pub(crate) fn finish_tunnel(session: &mut Session, core: &mut Core) -> Flow {
     record::finished(&exchange, core, Some(exchange.status));
     core.give_exchange(exchange);
     Flow::Close
-}
-
-/// Answers a request, or what should have been one, with an error of our own.
-pub(crate) fn refuse(session: &mut Session, core: &mut Core, error: &ProxyError) -> Flow {
-    let status = error.status();
-    core.telemetry.error(error.counter());
-    let exchange = session.exchange.take();
-    let mut body = Vec::new();
-    let (json, to_head, reusable) = match &exchange {
-        Some(exchange) => (
-            exchange.wants_json,
-            exchange.method == Method::Head,
-            exchange.keep_alive && exchange.request_body.is_done(),
-        ),
-        None => (false, false, false),
-    };
-    write_error_body(&mut body, status, error.detail(), json);
-    session.persists = reusable && error.side != Side::Downstream && !core.draining;
-    let version = exchange
-        .as_ref()
-        .map_or(Version::H11, |exchange| exchange.version);
-    write_answer(session, core, status, &body, json, to_head, version);
-    match exchange {
-        Some(mut exchange) => {
-            release_upstream(&mut exchange, core);
-            exchange.response_bytes = body.len() as u64;
-            record::finished(&exchange, core, Some(status));
-            core.give_exchange(exchange);
-        }
-        None => core.telemetry.response_without_request(status),
-    }
-    session.phase = Phase::Flush;
-    Flow::Continue
-}
-
-/// Answers a health check.
-pub(crate) fn health(session: &mut Session, core: &mut Core, healthy: bool) -> Flow {
-    let exchange = session
-        .exchange
-        .take()
-        .expect("a health check is a request");
-    let (status, body) = if healthy {
-        (200, &b"ok\n"[..])
-    } else {
-        (503, &b"not ready\n"[..])
-    };
-    session.persists = exchange.keep_alive && exchange.request_body.is_done() && !core.draining;
-    write_answer(
-        session,
-        core,
-        status,
-        body,
-        false,
-        exchange.method == Method::Head,
-        exchange.version,
-    );
-    record::finished(&exchange, core, Some(status));
-    core.give_exchange(exchange);
-    session.phase = Phase::Flush;
-    Flow::Continue
-}
-
-fn write_error_body(out: &mut Vec<u8>, status: u16, detail: &str, json: bool) {
-    // The details are our own words without quotes or control bytes: no escaping is needed.
-    if json {
-        out.extend_from_slice(b"{\"status\":");
-        write::decimal(out, u64::from(status));
-        out.extend_from_slice(b",\"detail\":\"");
-        out.extend_from_slice(detail.as_bytes());
-        out.extend_from_slice(b"\"}\n");
-    } else {
-        write::decimal(out, u64::from(status));
-        out.push(b' ');
-        out.extend_from_slice(write::reason_phrase(status).as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(detail.as_bytes());
-        out.push(b'\n');
-    }
-}
-
-fn write_answer(
-    session: &mut Session,
-    core: &mut Core,
-    status: u16,
-    body: &[u8],
-    json: bool,
-    to_head: bool,
-    version: Version,
-) {
-    core.buffers.furnish(&mut session.output);
-    core.refresh_date();
-    let out = &mut session.output;
-    write::status_line(out, status);
-    let media: &[u8] = if json {
-        b"application/json"
-    } else {
-        b"text/plain; charset=utf-8"
-    };
-    write::field(out, b"Content-Type", media);
-    out.extend_from_slice(b"Content-Length: ");
-    write::decimal(out, body.len() as u64);
-    out.extend_from_slice(b"\r\n");
-    write::field(out, b"Date", core.date());
-    if status == 503 {
-        write::field(out, b"Retry-After", b"1");
-    }
-    out.extend_from_slice(&core.response_fields);
-    match (session.persists, version) {
-        (false, _) => write::field(out, b"Connection", b"close"),
-        (true, Version::H10) => write::field(out, b"Connection", b"keep-alive"),
-        (true, Version::H11) => {}
-    }
-    out.extend_from_slice(b"\r\n");
-    if !to_head {
-        out.extend_from_slice(body);
-    }
-}
-
-/// Writes the rest of our own answer, then goes on with the connection or closes it gently.
-pub(crate) fn flush_own(session: &mut Session, core: &mut Core) -> Flow {
-    match flush(session, core) {
-        Err(_) => Flow::Close,
-        Ok(false) => Flow::Wait,
-        Ok(true) if session.persists => {
-            session.phase = Phase::Head;
-            session.since_ms = core.now_ms();
-            Flow::Continue
-        }
-        Ok(true) => {
-            session.socket.shutdown_write();
-            session.phase = Phase::Linger;
-            session.since_ms = core.now_ms();
-            Flow::Continue
-        }
-    }
-}
-
-/// Reads and forgets what the client still sends. Closing with unread bytes would make the system
-/// reset the connection, and the client might lose our answer (RFC 9112, 9.6).
-pub(crate) fn linger(session: &mut Session, core: &mut Core) -> Flow {
-    for _ in 0..ROUNDS_MAX {
-        match session.socket.read(&mut core.scratch[..READ_BYTES]) {
-            Transfer::Bytes(_) => {}
-            Transfer::Blocked => return Flow::Wait,
-            Transfer::End | Transfer::Broken(_) => return Flow::Close,
-        }
-    }
-    Flow::Yield
 }

@@ -10,12 +10,13 @@ use evener_policy::outlier::Observed;
 use evener_policy::retry::{FailedAttempt, Reached};
 
 use crate::admit;
+use crate::answer;
 use crate::cluster::Finished;
 use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side};
+use crate::health_paths;
 use crate::record;
-use crate::respond;
 use crate::session::{Exchange, Flow, Phase, Session};
 
 /// Attempts of a request that no application has seen: endpoints that refuse cost little.
@@ -28,6 +29,9 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     let exchange = session.exchange.as_mut().expect("a request has failed");
     if error.kind == Kind::ClientGone {
         return abandon(session, core);
+    }
+    if let (Some(asked), Kind::Declined(404)) = (exchange.stand_in, error.kind) {
+        return health_paths::stand_in(session, core, asked);
     }
     let again = match exchange.resend() {
         Resend::Safe => {
@@ -60,12 +64,15 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
         core.give_exchange(exchange);
         return Flow::Close;
     }
-    respond::refuse(session, core, &error)
+    answer::refuse(session, core, &error)
 }
 
-/// Whether an answer of this status is declined in favour of another endpoint's. Asked before
-/// anything of it has gone out.
+/// Whether an answer of this status is declined in favour of another endpoint's, or of our own to
+/// a health check. Asked before anything of it has gone out.
 pub(crate) fn declines(exchange: &mut Exchange, core: &Core, status: u16) -> bool {
+    if exchange.stand_in.is_some() && status == 404 {
+        return true;
+    }
     let Resend::NextUpstream(rules) = exchange.resend() else {
         return false;
     };
@@ -237,6 +244,7 @@ pub(crate) fn review_offer(session: &mut Session, core: &mut Core, offer: &Offer
         return OfferState::Open;
     }
     let Some(other) = exchange.cluster().admit_elsewhere(endpoint, core.now_ns) else {
+        exchange.cluster().press(core.now_ns);
         return OfferState::Open;
     };
     if !claims.take_back(offer.sequence) {

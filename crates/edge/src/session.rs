@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
 use crate::endpoint::Endpoint;
 use crate::head::ResponseTerms;
+use crate::health_paths::Asked;
 use crate::http2::Http2;
 use crate::pool::Upstream;
 use crate::route::ActiveRoute;
@@ -160,6 +161,9 @@ pub(crate) struct Exchange {
     /// What the access log wants to know; empty without one.
     pub(crate) log: LogLine,
 
+    /// The health check that the edge answers if the application does not.
+    pub(crate) stand_in: Option<Asked>,
+
     // The attempt.
     /// The endpoint whose slot this request holds.
     pub(crate) endpoint: Option<Arc<Endpoint>>,
@@ -241,6 +245,7 @@ impl Exchange {
         self.held = true;
         self.upload_moved_ms = now_ns / 1_000_000;
         self.log.text.clear();
+        self.stand_in = None;
         self.endpoint = None;
         self.answered_by = None;
         self.upstream = None;

@@ -5,7 +5,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
@@ -15,7 +18,7 @@ use mio::Poll;
 
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, ListenAddress};
-use crate::core::{Core, ListenerTerms, Listeners, Owner};
+use crate::core::{Core, ListenerTerms, Listeners, Owner, Progress};
 use crate::shard::{MAILBOX, Shard, ShardMessage};
 
 /// A running data plane.
@@ -27,6 +30,10 @@ pub struct Edge {
     next_place: usize,
     clusters: Vec<Weak<Cluster>>,
     connections: Arc<AtomicUsize>,
+    /// What the shards have done of what they were told.
+    progress: Arc<Progress>,
+    /// Questions whether the shards are there.
+    asked: usize,
 }
 
 #[derive(Debug)]
@@ -96,12 +103,15 @@ impl Edge {
             next_place: 0,
             clusters: Vec::new(),
             connections: Arc::new(AtomicUsize::new(0)),
+            progress: Arc::default(),
+            asked: 0,
         };
         let bound = edge.bind_new(&mut config, count)?;
         let listeners = bound.listeners();
         let config = Arc::new(config);
         for index in 0..count {
-            let shard = start_shard(&config, &listeners, telemetry, &edge.connections, index)?;
+            let counts = (&edge.connections, &edge.progress);
+            let shard = start_shard(&config, &listeners, telemetry, counts, index)?;
             edge.shards.push(shard);
         }
         edge.attach(&config.clusters);
@@ -241,6 +251,31 @@ impl Edge {
         self.connections.load(Relaxed)
     }
 
+    /// Whether, after [`Edge::drain`], every connection is among [`Edge::connections`]: none waits
+    /// in a backlog any more.
+    pub fn is_closed(&self) -> bool {
+        self.progress.closed.load(Acquire) >= self.shards.len()
+    }
+
+    /// Whether all shards have answered what was asked here last time; asks again if they have.
+    pub fn is_alive(&mut self) -> bool {
+        let alive = self.progress.answered.load(Acquire) >= self.asked;
+        if alive {
+            self.asked += self.shards.len();
+            for shard in &self.shards {
+                shard.postbox.post(ShardMessage::Answer);
+            }
+        }
+        alive
+    }
+
+    /// Answers on the readiness path that it is not ready, and serves as before.
+    pub fn leave(&self) {
+        for shard in &self.shards {
+            shard.postbox.post(ShardMessage::Leave);
+        }
+    }
+
     /// Takes no new connections after those already in the backlog; finishes what is under way
     /// and closes each connection after its response.
     pub fn drain(&self) {
@@ -359,7 +394,7 @@ fn start_shard(
     config: &Arc<EdgeConfig>,
     listeners: &Listeners,
     telemetry: &Telemetry,
-    connections: &Arc<AtomicUsize>,
+    (connections, progress): (&Arc<AtomicUsize>, &Arc<Progress>),
     index: usize,
 ) -> Result<RunningShard, StartError> {
     let poll = Poll::new()?;
@@ -371,6 +406,7 @@ fn start_shard(
         listeners,
         telemetry.shard(),
         connections.clone(),
+        progress.clone(),
     );
     let reserved = core.tokens.assign(Owner::Free);
     assert_eq!(reserved, MAILBOX, "the first token is the mailbox's");

@@ -66,11 +66,33 @@ impl Gather {
 
     /// Appends `input[start..end]`. Every call up to the next `clear` must mean the same input.
     pub fn input(&mut self, input: &[u8], start: usize, end: usize) {
-        if end - start < COPY_BYTES_MAX {
-            self.own(|own| own.extend_from_slice(&input[start..end]));
-        } else {
-            self.bytes += end - start;
-            self.parts.push(Part::Input { start, end });
+        match self.parts.last_mut() {
+            Some(Part::Input { end: last, .. }) if *last == start => {
+                *last = end;
+                self.bytes += end - start;
+            }
+            _ if end - start < COPY_BYTES_MAX => {
+                self.own(|own| own.extend_from_slice(&input[start..end]));
+            }
+            _ => {
+                self.bytes += end - start;
+                self.parts.push(Part::Input { start, end });
+            }
+        }
+    }
+
+    /// Moves a head that was just written to where it ends at `input[at]`, so that it leaves in one
+    /// slice with what follows there. Does nothing if there is not so much room before it. What
+    /// lay there is lost: in a buffer that was read into, the head that the new one replaces.
+    pub fn place_before(&mut self, input: &mut [u8], at: usize) {
+        if let [Part::Own { start, end }] = self.parts[..]
+            && let Some(from) = at.checked_sub(end - start)
+        {
+            input[from..at].copy_from_slice(&self.own[start..end]);
+            self.parts[0] = Part::Input {
+                start: from,
+                end: at,
+            };
         }
     }
 
@@ -105,6 +127,34 @@ impl Gather {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_goes_before_the_body_where_there_is_room() {
+        let mut input = *b"old head|body";
+        let sent = |gather: &Gather, input: &[u8]| {
+            gather.with_slices(input, |slices| {
+                let parts: Vec<Vec<u8>> = slices.iter().map(|slice| slice.to_vec()).collect();
+                parts
+            })
+        };
+        let mut gather = Gather::new();
+        gather.own(|own| own.extend_from_slice(b"a longer head|"));
+        gather.place_before(&mut input, 9);
+        gather.input(&input, 9, 13);
+        assert_eq!(sent(&gather, &input), [b"a longer head|body"], "no room");
+        assert_eq!(&input, b"old head|body");
+
+        gather.clear();
+        gather.own(|own| own.extend_from_slice(b"head|"));
+        gather.place_before(&mut input, 9);
+        gather.input(&input, 9, 11);
+        gather.input(&input, 11, 13);
+        assert_eq!(sent(&gather, &input), [b"head|body"]);
+        assert_eq!(gather.len(), 9);
+        let mut rest = Vec::new();
+        gather.copy_rest(&input, 3, &mut rest);
+        assert_eq!(rest, b"d|body");
+    }
 
     #[test]
     fn parts_keep_their_order_and_the_rest_is_what_was_not_written() {

@@ -16,10 +16,13 @@ pub mod health;
 pub mod lifecycle;
 pub mod next_upstream;
 pub mod outlier;
+pub mod recycle;
+pub mod relief;
 pub mod restart;
 pub mod retry;
 pub mod rollout;
 pub mod shed;
+pub mod stall;
 
 #[cfg(test)]
 mod testing;

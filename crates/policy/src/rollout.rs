@@ -26,8 +26,10 @@ pub struct View {
     pub generation: u32,
     /// How far it is.
     pub phase: Phase,
-    /// It has served its share of requests and is to be replaced, whatever its generation.
+    /// It has done enough and is to be replaced, whatever its generation.
     pub expired: bool,
+    /// Jobs that must run once run there: of a surplus it goes last.
+    pub leader: bool,
 }
 
 /// What is wanted and allowed.
@@ -40,6 +42,8 @@ pub struct Target {
     /// While this many are on their way out no further replacement is begun, so that a slow
     /// drain does not double the memory in use.
     pub leaving_max: usize,
+    /// How many processes there may be at once, those on their way out included.
+    pub processes_max: usize,
 }
 
 /// Why a step is taken.
@@ -175,7 +179,9 @@ impl Rollout {
             generation: self.generation,
             why,
         };
-        for _ in 0..missing.min(target.starts_allowed) {
+        let room = target.processes_max.saturating_sub(workers.len());
+        let starts_allowed = target.starts_allowed.min(room);
+        for _ in 0..missing.min(starts_allowed) {
             plan.push(start(Why::Missing));
         }
         let starting = serving
@@ -185,7 +191,7 @@ impl Rollout {
         if serving.len() == target.count
             && serving.iter().any(|view| self.is_old(view))
             && !starting
-            && target.starts_allowed > 0
+            && starts_allowed > 0
             && leaving < target.leaving_max.max(1)
         {
             plan.push(start(Why::Replacement));
@@ -205,7 +211,7 @@ impl Rollout {
                 .min_by_key(|view| {
                     // Old ones go in the order of their age; of a surplus, the youngest goes.
                     let order = if any_old { view.id } else { u64::MAX - view.id };
-                    (view.phase == Phase::Ready, order)
+                    (view.phase == Phase::Ready, view.leader && !any_old, order)
                 })
                 .copied();
             let Some(victim) = victim else { break };
@@ -255,6 +261,7 @@ mod tests {
             generation,
             phase,
             expired: false,
+            leader: false,
         }
     }
 
@@ -263,6 +270,7 @@ mod tests {
             count,
             starts_allowed: usize::MAX,
             leaving_max: 1,
+            processes_max: usize::MAX,
         }
     }
 
@@ -381,6 +389,43 @@ mod tests {
         );
     }
 
+    #[test]
+    fn of_a_surplus_the_leader_goes_last() {
+        let rollout = Rollout::new();
+        let mut workers = [view(1, 0, Phase::Ready), view(2, 0, Phase::Ready)];
+        workers[1].leader = true;
+        let drain = |id| Step::Drain {
+            id,
+            why: Why::Surplus,
+        };
+        assert_eq!(rollout.plan(&workers, target(1)), [drain(1)]);
+        assert_eq!(rollout.plan(&workers, target(0)), [drain(1), drain(2)]);
+    }
+
+    #[test]
+    fn those_on_their_way_out_count_against_the_most_processes() {
+        let mut rollout = Rollout::new();
+        let mut workers = [
+            view(1, 0, Phase::Ready),
+            view(2, 0, Phase::Leaving),
+            view(3, 0, Phase::Leaving),
+        ]
+        .to_vec();
+        let bounded = |count| Target {
+            processes_max: 4,
+            leaving_max: 3,
+            ..target(count)
+        };
+        assert_eq!(rollout.plan(&workers, bounded(3)).len(), 1);
+        workers.push(view(4, 0, Phase::Starting));
+        assert_eq!(rollout.plan(&workers, bounded(3)), []);
+        rollout.request();
+        workers[3].phase = Phase::Ready;
+        assert_eq!(rollout.plan(&workers, bounded(2)), [], "no room");
+        workers.remove(1);
+        assert_eq!(rollout.plan(&workers, bounded(2)).len(), 1);
+    }
+
     /// Random reloads, scalings, deaths and failures: a plan never takes capacity below what is
     /// wanted, never runs more than one surplus start, and the fleet arrives once faults cease.
     #[test]
@@ -405,11 +450,13 @@ mod tests {
                     count,
                     starts_allowed: allowed,
                     leaving_max: 2,
+                    processes_max: 8,
                 };
                 for step in rollout.plan(&workers, target) {
                     match step {
                         Step::Start { generation, .. } => {
                             assert!(allowed > 0, "{context}");
+                            assert!(workers.len() < 8, "{context}");
                             workers.push(view(next_id, generation, Phase::Starting));
                             next_id += 1;
                         }

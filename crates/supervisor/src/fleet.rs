@@ -2,6 +2,7 @@
 
 mod deaths;
 mod forks;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,12 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evener_policy::lifecycle::{Act, Event, Lifecycle, Patience, State};
+use evener_policy::relief::Relief;
 use evener_policy::restart::Restarts;
 use evener_policy::rollout::{Rollout, Step, Target, View, Why};
+use evener_policy::stall::Watch;
 use evener_telemetry::Log;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch as snapshots};
 
 use crate::handle::{Command, Handle, ScaleError};
 use crate::nursery::Kin;
@@ -26,7 +29,7 @@ use crate::probe::Answer;
 use crate::spawn::Place;
 use crate::status::{RolloutStatus, Status, WorkerStatus};
 use crate::worker::{Birth, Note, Worker, describe};
-use crate::{Balancer, DRAIN_POLL, EXPIRY_POLL, RunDirectory, Settings, WorkerId, spawn};
+use crate::{Balancer, DRAIN_POLL, RunDirectory, Settings, WorkerId, spawn};
 
 use deaths::Death;
 
@@ -73,6 +76,11 @@ pub struct Supervisor {
     rollout: Rollout,
     rollouts: VecDeque<RolloutStatus>,
     target: usize,
+    relief: Relief,
+    /// Rung when every loop stands still.
+    alarm: Arc<Notify>,
+    /// When memory is looked at next.
+    memory_due: Duration,
     grace: Duration,
     stopping: bool,
     next_id: u64,
@@ -88,7 +96,7 @@ pub struct Supervisor {
     commands: mpsc::Receiver<Command>,
     notes: mpsc::Receiver<Note>,
     notes_sender: mpsc::Sender<Note>,
-    status: watch::Sender<Arc<Status>>,
+    status: snapshots::Sender<Arc<Status>>,
     kin: Kin,
     _reserved: Vec<OwnedFd>,
 }
@@ -109,10 +117,19 @@ impl Supervisor {
             .map_or_else(Kin::default, |nursery| nursery.kin().clone());
         let (commands_sender, commands) = mpsc::channel(64);
         let (notes_sender, notes) = mpsc::channel(256);
-        let (status, status_receiver) = watch::channel(Arc::default());
+        let alarm = Arc::new(Notify::new());
+        let bounds = ScaleError {
+            count_max: settings.count_max,
+            reason: settings.count_max_reason.clone(),
+        };
+        let calm = settings.relief.map_or(Duration::ZERO, |relief| relief.calm);
+        let (status, status_receiver) = snapshots::channel(Arc::default());
         let supervisor = Supervisor {
             restarts: Restarts::new(settings.restart, settings.seed),
             target: settings.count.max(1),
+            relief: Relief::new(calm),
+            alarm: Arc::clone(&alarm),
+            memory_due: Duration::ZERO,
             grace: settings.patience.grace,
             settings,
             balancer,
@@ -143,6 +160,8 @@ impl Supervisor {
                 commands: commands_sender,
                 status: status_receiver,
                 kin,
+                alarm,
+                bounds,
             },
         ))
     }
@@ -166,6 +185,7 @@ impl Supervisor {
                 Some(command) = self.commands.recv() => self.handle_command(command),
                 Some(note) = self.notes.recv() => self.handle_note(note),
                 () = next_end(&mut ends) => self.reap_strangers(),
+                () = self.alarm.notified() => {}
                 () = sleep_until(deadline.map(|deadline| self.base + deadline)) => {}
             }
             // What else is there belongs into the same turn.
@@ -197,6 +217,7 @@ impl Supervisor {
         for index in 0..self.workers.len() {
             self.look_at(index, now);
         }
+        self.look_after(now);
         let ready = self
             .workers
             .iter()
@@ -210,14 +231,15 @@ impl Supervisor {
             ));
         }
         if !self.stopping
-            && let Some(end) = self.rollout.handle_inventory(&self.views(), self.target)
+            && let Some(end) = self.rollout.handle_inventory(&self.views(), self.wanted())
         {
             self.finish_rollout(end);
         }
         let target = Target {
-            count: self.target,
+            count: self.wanted(),
             starts_allowed: self.restarts.starts_allowed(now, self.starting()),
             leaving_max: self.settings.leaving_max,
+            processes_max: self.settings.processes_max,
         };
         for step in self.rollout.plan(&self.views(), target) {
             match step {
@@ -233,17 +255,6 @@ impl Supervisor {
         let idle =
             worker.life.state() == State::Draining && self.balancer.in_flight(worker.id) == 0;
         let event = if idle { Event::Idle } else { Event::Tick };
-        if worker.life.state() == State::Ready
-            && let Some(requests_max) = worker.requests_max
-            && !worker.expired
-            && self.balancer.requests(worker.id) >= requests_max
-        {
-            worker.expired = true;
-            let (name, pid) = (&worker.name, worker.pid);
-            self.log.info(format_args!(
-                "{name} (pid {pid}) has had {requests_max} requests and is replaced"
-            ));
-        }
         let was_starting = worker.life.state() == State::Starting;
         let acts = worker.life.handle(now, event);
         if was_starting && !acts.is_empty() && worker.failure.is_none() {
@@ -311,7 +322,8 @@ impl Supervisor {
                     generation,
                     why,
                     restarts,
-                    requests_max: self.settings.requests_max.map(|max| spread(max, id)),
+                    allowance: self.allowance(now, id),
+                    stall: self.settings.stall.map(Watch::new),
                     leader,
                 };
                 let notes = self.notes_sender.clone();
@@ -375,14 +387,10 @@ impl Supervisor {
                 self.reload(Some(reply));
             }
             Command::Scale(count, reply) => {
-                let valid = (1..=self.settings.count_max).contains(&count);
-                if valid && !self.stopping {
+                if !self.stopping {
                     self.set_target(count);
                 }
-                let refused = ScaleError {
-                    count_max: self.settings.count_max,
-                };
-                let _ = reply.send(if valid { Ok(self.target) } else { Err(refused) });
+                let _ = reply.send(self.target);
             }
             Command::ScaleBy(difference) if !self.stopping => {
                 let count = self.target.saturating_add_signed(difference);
@@ -443,8 +451,9 @@ impl Supervisor {
                     let took = (now - worker.life.started()).as_secs_f64();
                     let (name, pid) = (&worker.name, worker.pid);
                     self.log.info(format_args!(
-                        "{name} (pid {pid}) is ready after {took:.1} s"
+                        "{name} (pid {pid}) is ready after {took:.2} s"
                     ));
+                    self.note_rest(index);
                 }
                 self.act(index, &acts);
             }
@@ -515,13 +524,13 @@ impl Supervisor {
         };
         let polls = [
             is(State::Draining).then_some(DRAIN_POLL),
-            (self.settings.requests_max.is_some() && is(State::Ready)).then_some(EXPIRY_POLL),
             self.restarts.is_looping().then_some(RECOVERY_POLL),
         ];
         let polls = polls.into_iter().flatten().map(|poll| now + poll);
         lives
             .chain(polls)
             .chain(self.restarts.next_deadline(now))
+            .chain(self.next_look(now))
             .min()
     }
 
@@ -540,6 +549,7 @@ impl Supervisor {
         });
         self.status.send_replace(Arc::new(Status {
             target: self.target,
+            relief: self.wanted().saturating_sub(self.target),
             workers: workers.collect(),
             generation: self.rollout.generation(),
             rolling: self.rollout.is_running(),
@@ -558,11 +568,6 @@ impl Drop for Supervisor {
             worker.kill();
         }
     }
-}
-
-/// A bound on requests, up to an eighth larger, different from worker to worker.
-fn spread(requests: u64, id: WorkerId) -> u64 {
-    requests + requests / 8 * (id.0 % 8) / 8
 }
 
 /// Waits until some child ends.

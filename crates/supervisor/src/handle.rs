@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::nursery::Kin;
 use crate::status::Status;
@@ -14,14 +14,17 @@ use crate::status::Status;
 pub struct ScaleError {
     /// The most that can be asked for; the least is 1.
     pub count_max: usize,
+    /// Why it is not more, in words that follow the number.
+    pub reason: Option<String>,
 }
 
 impl fmt::Display for ScaleError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "the number of workers must be between 1 and {}",
-            self.count_max
+            "the number of workers must be between 1 and {}{}",
+            self.count_max,
+            self.reason.as_deref().unwrap_or_default()
         )
     }
 }
@@ -30,7 +33,7 @@ impl std::error::Error for ScaleError {}
 
 pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
-    Scale(usize, oneshot::Sender<Result<usize, ScaleError>>),
+    Scale(usize, oneshot::Sender<usize>),
     ScaleBy(isize),
     Stop { grace: Duration },
     Hurry,
@@ -42,9 +45,16 @@ pub struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) kin: Kin,
+    pub(crate) alarm: Arc<Notify>,
+    pub(crate) bounds: ScaleError,
 }
 
 impl Handle {
+    /// Has the workers looked at now: something is wrong with them. From any thread; never blocks.
+    pub fn alarm(&self) {
+        self.alarm.notify_one();
+    }
+
     /// Replaces all workers one by one. Returns the generation whose rollout answers this
     /// request (see [`Status::rollouts`]); `None` when the supervisor is over.
     pub async fn reload(&self) -> Option<u32> {
@@ -53,12 +63,21 @@ impl Handle {
         receiver.await.ok()
     }
 
+    /// Whether so many workers can be asked for.
+    pub fn may_scale(&self, count: usize) -> Result<(), ScaleError> {
+        match (1..=self.bounds.count_max).contains(&count) {
+            true => Ok(()),
+            false => Err(self.bounds.clone()),
+        }
+    }
+
     /// Changes the number of workers. Returns the new number.
     pub async fn scale(&self, count: usize) -> Result<usize, ScaleError> {
+        self.may_scale(count)?;
         let (sender, receiver) = oneshot::channel();
         // A supervisor that is over keeps the number it had.
         let _ = self.commands.send(Command::Scale(count, sender)).await;
-        receiver.await.unwrap_or(Ok(count))
+        Ok(receiver.await.unwrap_or(count))
     }
 
     /// Adds workers, or takes some away; stays within the bounds.

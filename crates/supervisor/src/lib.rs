@@ -26,6 +26,7 @@ use std::time::Duration;
 use evener_vitals::Page;
 
 pub use evener_policy::lifecycle::{Patience, State};
+pub use evener_policy::recycle::Limits as RecycleLimits;
 pub use evener_policy::restart::RestartPolicy;
 pub use evener_policy::rollout::Outcome as RolloutOutcome;
 pub use fleet::{Outcome, StartupFailure, Supervisor};
@@ -64,6 +65,10 @@ pub trait Balancer: Send + Sync {
     fn requests(&self, id: WorkerId) -> u64;
     /// The worker is gone; what it still had in flight is lost.
     fn remove(&self, id: WorkerId);
+    /// Workers that take requests and whose loops stand still right now.
+    fn stalled(&self) -> Vec<WorkerId>;
+    /// Whether requests wait that no worker has begun.
+    fn is_pressed(&self) -> bool;
 }
 
 /// What the supervisor is told at its start.
@@ -75,13 +80,20 @@ pub struct Settings {
     pub count: usize,
     /// The most that may be asked for later.
     pub count_max: usize,
+    /// Why it is not more, in words that follow the number.
+    pub count_max_reason: Option<String>,
+    /// The most processes at once, those on their way out included.
+    pub processes_max: usize,
+    /// Workers beyond `count` that come and go by themselves, if they may.
+    pub relief: Option<ReliefSettings>,
     /// How long each phase of a worker's life may last.
     pub patience: Patience,
     /// Restarts and crash loops.
     pub restart: RestartPolicy,
-    /// A worker is replaced after about this many requests, if at all: each adds up to an eighth
-    /// of its own, so that they do not all go together.
-    pub requests_max: Option<u64>,
+    /// When a worker has done enough and is replaced.
+    pub recycle: RecycleLimits,
+    /// A worker whose loop stands still for so long is aborted and replaced.
+    pub stall: Option<Duration>,
     /// Request slots on a vitals page; the most requests a worker is given at once.
     pub page_slots: u32,
     /// Length of a worker's queue of connections, when the supervisor makes its socket.
@@ -98,6 +110,15 @@ pub struct Settings {
     pub reconfigure: Option<Reconfigure>,
     /// Seed of the jitter in delays.
     pub seed: u64,
+}
+
+/// One more worker at once when every loop stands still and requests wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReliefSettings {
+    /// The most workers, the usual ones included.
+    pub most: usize,
+    /// An extra worker goes when it has been of no use for so long.
+    pub calm: Duration,
 }
 
 /// What new settings mean for the workers.
@@ -126,3 +147,9 @@ impl std::fmt::Debug for Reconfigure {
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How often requests served are looked at when workers are replaced after some number of them.
 const EXPIRY_POLL: Duration = Duration::from_millis(100);
+/// How often memory is looked at when workers are replaced at some amount of it.
+const MEMORY_POLL: Duration = Duration::from_secs(1);
+/// How often it is looked whether extra workers are of use.
+const RELIEF_POLL: Duration = Duration::from_millis(50);
+/// How often it is looked whether loops stand still: an eighth of what they may, within these.
+const STALL_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));

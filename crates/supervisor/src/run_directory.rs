@@ -1,8 +1,11 @@
 //! The private directory that holds the workers' sockets: nobody else may enter it, it goes away
-//! with the program, and what a killed program left behind is cleared by the next one.
+//! with the program, and what a killed program left behind is cleared by the next one. Whether a
+//! program lives is told by its lock on the directory: in another container that shares the parent,
+//! its process id means nothing.
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,8 @@ const PATH_BYTES_MAX: usize = 80;
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// Locked for as long as we live.
+    _lock: fs::File,
 }
 
 impl RunDirectory {
@@ -27,7 +32,11 @@ impl RunDirectory {
         loop {
             let path = parent.join(format!("{PREFIX}{}-{attempt}", std::process::id()));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(RunDirectory { path }),
+                Ok(()) => match lock(&path) {
+                    Some(lock) => return Ok(RunDirectory { path, _lock: lock }),
+                    // Somebody took it for abandoned before it was locked.
+                    None => attempt += 1,
+                },
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 100 => {
                     attempt += 1;
                 }
@@ -53,6 +62,17 @@ impl Drop for RunDirectory {
     }
 }
 
+/// Locks a directory, unless somebody else has done so, or has removed it.
+fn lock(path: &Path) -> Option<fs::File> {
+    let file = fs::File::open(path).ok()?;
+    // SAFETY: plain numbers; the descriptor is open for as long as `file` lives.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return None;
+    }
+    let (ours, there) = (file.metadata().ok()?, fs::symlink_metadata(path).ok()?);
+    (ours.ino() == there.ino()).then_some(file)
+}
+
 /// Removes directories of ours whose process is no more. Best effort.
 fn remove_abandoned(parent: &Path) {
     let Ok(owner) = fs::metadata("/proc/self").map(|metadata| metadata.uid()) else {
@@ -68,7 +88,10 @@ fn remove_abandoned(parent: &Path) {
         let Some(pid) = pid else { continue };
         let ours = fs::symlink_metadata(entry.path())
             .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == owner);
-        if ours && !Path::new(&format!("/proc/{pid}")).exists() {
+        if ours
+            && !Path::new(&format!("/proc/{pid}")).exists()
+            && let Some(_lock) = lock(&entry.path())
+        {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -87,10 +110,18 @@ mod tests {
         // No process has this number: it is above the kernel's limit.
         let abandoned = parent.join("evener-run-4194999-0");
         fs::create_dir(&abandoned).unwrap();
+        // Nor has this one, as we see it; but in another container it lives.
+        let elsewhere = parent.join("evener-run-4194998-0");
+        fs::create_dir(&elsewhere).unwrap();
+        let alive = lock(&elsewhere).unwrap();
         let directory = RunDirectory::create(&parent).unwrap();
         let second = RunDirectory::create(&parent).unwrap();
         assert_ne!(directory.path(), second.path());
         assert!(!abandoned.exists());
+        assert!(elsewhere.exists());
+        drop(alive);
+        drop(RunDirectory::create(&parent).unwrap());
+        assert!(!elsewhere.exists());
         let mode = fs::metadata(directory.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let path = directory.path().to_owned();

@@ -14,6 +14,8 @@ use crate::WorkerId;
 pub struct Status {
     /// How many workers are wanted.
     pub target: usize,
+    /// How many more are wanted for now, because every loop stood still.
+    pub relief: usize,
     /// Every worker process, in the order of their start.
     pub workers: Vec<WorkerStatus>,
     /// The generation that new workers belong to.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use evener_policy::lifecycle::{Lifecycle, State};
+use evener_policy::recycle::Allowance;
 use evener_policy::rollout::{Phase, View, Why};
+use evener_policy::stall::Watch as StallWatch;
 use evener_telemetry::Log;
 use evener_vitals::Page;
 use tokio::io::unix::AsyncFd;
@@ -67,7 +69,10 @@ pub(crate) struct Worker {
     pub(crate) failure: Option<String>,
     pub(crate) output: Output,
     pub(crate) restarts: u32,
-    pub(crate) requests_max: Option<u64>,
+    /// What it may do before it is replaced.
+    pub(crate) allowance: Allowance,
+    /// Over its loop, when that may not stand still for ever.
+    pub(crate) stall: Option<StallWatch>,
     /// Whether it was told that it is the one for jobs that must run once.
     pub(crate) leader: bool,
     pub(crate) expired: bool,
@@ -86,7 +91,10 @@ pub(crate) struct Birth {
     pub(crate) why: Why,
     pub(crate) output: Output,
     pub(crate) restarts: u32,
-    pub(crate) requests_max: Option<u64>,
+    /// What it may do before it is replaced.
+    pub(crate) allowance: Allowance,
+    /// Over its loop, when that may not stand still for ever.
+    pub(crate) stall: Option<StallWatch>,
     pub(crate) leader: bool,
 }
 
@@ -129,7 +137,8 @@ impl Worker {
             failure: None,
             output: birth.output,
             restarts: birth.restarts,
-            requests_max: birth.requests_max,
+            allowance: birth.allowance,
+            stall: birth.stall,
             leader: birth.leader,
             expired: false,
             alive,
@@ -159,6 +168,7 @@ impl Worker {
             generation: self.generation,
             phase,
             expired: self.expired,
+            leader: self.leader,
         }
     }
 

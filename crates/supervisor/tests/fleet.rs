@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evener_supervisor::{
-    Balancer, CommandRecipe, Handle, Outcome, Patience, ReadyWorker, Recipe, RestartPolicy,
-    RolloutOutcome, RunDirectory, Settings, State, Status, Supervisor, WorkerId,
+    Balancer, CommandRecipe, Handle, Outcome, Patience, ReadyWorker, Recipe, RecycleLimits,
+    ReliefSettings, RestartPolicy, RolloutOutcome, RunDirectory, Settings, State, Status,
+    Supervisor, WorkerId,
 };
 use evener_telemetry::{Level, Log, LogFormat};
 use tokio::task::JoinHandle;
@@ -22,6 +23,8 @@ struct Recorder {
     draining: Mutex<HashSet<WorkerId>>,
     in_flight: Mutex<HashMap<WorkerId, u32>>,
     requests: Mutex<HashMap<WorkerId, u64>>,
+    stalled: Mutex<Vec<WorkerId>>,
+    pressed: Mutex<bool>,
     fewest: Mutex<usize>,
 }
 
@@ -79,6 +82,14 @@ impl Balancer for Recorder {
         self.lost(id);
         self.draining.lock().unwrap().remove(&id);
     }
+
+    fn stalled(&self) -> Vec<WorkerId> {
+        self.stalled.lock().unwrap().clone()
+    }
+
+    fn is_pressed(&self) -> bool {
+        *self.pressed.lock().unwrap()
+    }
 }
 
 struct World {
@@ -104,6 +115,9 @@ fn settings(environment: &[(&str, &str)]) -> Settings {
         recipe: Recipe::Command(recipe),
         count: 2,
         count_max: 8,
+        count_max_reason: None,
+        processes_max: usize::MAX,
+        relief: None,
         patience: Patience {
             startup: Duration::from_secs(20),
             grace: Duration::from_secs(20),
@@ -116,7 +130,8 @@ fn settings(environment: &[(&str, &str)]) -> Settings {
             delay_max: Duration::from_millis(200),
             loop_after: 5,
         },
-        requests_max: None,
+        recycle: RecycleLimits::default(),
+        stall: None,
         page_slots: 16,
         backlog: 64,
         leaving_max: 1,
@@ -494,7 +509,8 @@ async fn a_drain_waits_for_what_is_in_flight_and_not_for_ever() {
         .await;
     assert!(world.text().contains("did not end: killing it"));
     assert!(world.handle.scale(0).await.is_err());
-    assert!(world.handle.scale(9).await.is_err());
+    let refused = world.handle.scale(9).await.unwrap_err();
+    assert_eq!(refused.count_max, 8);
     world.handle.scale_by(1).await;
     world.until_ready(2).await;
     world.handle.stop(Duration::from_secs(60)).await;
@@ -507,7 +523,10 @@ async fn a_drain_waits_for_what_is_in_flight_and_not_for_ever() {
 #[tokio::test]
 async fn a_worker_is_replaced_after_its_share_of_requests() {
     let mut world = world(Settings {
-        requests_max: Some(100),
+        recycle: RecycleLimits {
+            requests: Some(100),
+            ..RecycleLimits::default()
+        },
         ..settings(&[])
     });
     world.until_ready(2).await;
@@ -522,6 +541,81 @@ async fn a_worker_is_replaced_after_its_share_of_requests() {
     assert!(world.balancer.fewest() >= 2);
     let text = world.stop().await;
     assert!(!text.contains("WARNING"), "{text}");
+}
+
+#[tokio::test]
+async fn a_worker_is_replaced_at_its_age() {
+    let mut world = world(Settings {
+        count: 1,
+        recycle: RecycleLimits {
+            age: Some(Duration::from_millis(500)),
+            ..RecycleLimits::default()
+        },
+        ..settings(&[])
+    });
+    world.until_ready(1).await;
+    let first = world.handle.status().workers[0].id;
+    world.balancer.watch_fewest();
+    world
+        .until("it is replaced", |status| {
+            status.workers.iter().all(|worker| worker.id != first)
+        })
+        .await;
+    assert!(world.balancer.fewest() >= 1);
+    let text = world.stop().await;
+    assert!(text.contains("s old and is replaced"), "{text}");
+    assert!(!text.contains("WARNING"), "{text}");
+}
+
+#[tokio::test]
+async fn memory_that_a_new_worker_holds_is_no_reason_to_replace_it() {
+    let mut world = world(Settings {
+        recycle: RecycleLimits {
+            rss_bytes: Some(1024 * 1024),
+            ..RecycleLimits::default()
+        },
+        ..settings(&[])
+    });
+    world.until_ready(2).await;
+    world.until_log("before its first request").await;
+    let before = world.pids();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(world.pids(), before, "looked at, and left alone");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_more_comes_when_all_stand_still_and_goes_when_they_do_not() {
+    let mut world = world(Settings {
+        relief: Some(ReliefSettings {
+            most: 3,
+            calm: Duration::from_millis(200),
+        }),
+        ..settings(&[])
+    });
+    world.until_ready(2).await;
+    let all: Vec<WorkerId> = world.handle.status().workers.iter().map(|w| w.id).collect();
+    world.handle.alarm();
+    *world.balancer.stalled.lock().unwrap() = all.clone();
+    *world.balancer.pressed.lock().unwrap() = true;
+    world.handle.alarm();
+    world.until_ready(3).await;
+    assert_eq!(
+        (world.handle.status().target, world.handle.status().relief),
+        (2, 1)
+    );
+    let third = world.handle.status().workers[2].id;
+    world.balancer.stalled.lock().unwrap().push(third);
+    world.handle.alarm();
+    world.balancer.stalled.lock().unwrap().clear();
+    world.until_ready(2).await;
+    let left: Vec<WorkerId> = world.handle.status().workers.iter().map(|w| w.id).collect();
+    assert_eq!(left, all, "the extra one goes");
+    let text = world.stop().await;
+    assert!(
+        text.contains("3 of at most 3") && text.contains("going back to 2"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

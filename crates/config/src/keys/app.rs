@@ -2,7 +2,9 @@
 
 use super::{WORKERS, key};
 use crate::definition::Default::{Absent, Said, Value};
-use crate::definition::Kind::{Flag, Formed, Fraction, OneOrMore, Size, Text, Time, Whole, Word};
+use crate::definition::Kind::{
+    Deadline, Flag, Formed, Fraction, OneOrMore, Size, Text, Time, Whole, Word,
+};
 use crate::definition::Table;
 
 pub(super) static APP: Table = Table {
@@ -19,7 +21,13 @@ pub(super) static APP: Table = Table {
             "workers",
             Formed(&WORKERS),
             Said("`$WEB_CONCURRENCY`, else 1"),
-            "Worker processes; `auto` is one per CPU.",
+            "Worker processes; `auto` is one per CPU. With `MIN..MAX` one more comes at once when all event loops stand still and requests wait.",
+        ),
+        key(
+            "preload",
+            Flag,
+            Value("false"),
+            "Import the application once and fork the workers from there: they start in milliseconds and share its memory.",
         ),
         key(
             "app_dir",
@@ -85,7 +93,43 @@ pub(super) static APP: Table = Table {
             "limit_max_requests",
             Whole(1, u64::MAX),
             Absent,
-            "Replace a worker after about so many requests, without a gap.",
+            "Replace a worker after so many requests, without a gap.",
+        ),
+        key(
+            "limit_max_requests_jitter",
+            Whole(0, u64::MAX),
+            Said("an eighth of `limit_max_requests`"),
+            "Up to so many requests more, drawn for each worker.",
+        ),
+        key(
+            "max_rss",
+            Size,
+            Absent,
+            "Replace a worker whose resident memory has grown to this, without a gap.",
+        ),
+        key(
+            "max_age",
+            Deadline,
+            Value("\"off\""),
+            "Replace a worker at this age, without a gap.",
+        ),
+        key(
+            "max_age_jitter",
+            Time,
+            Said("an eighth of `max_age`"),
+            "Up to so much later, drawn for each worker.",
+        ),
+        key(
+            "timeout_worker_stall",
+            Deadline,
+            Said("`30s`; `off` with `reload`"),
+            "A worker whose event loop stands still for so long writes its stacks to the log, is aborted and replaced.",
+        ),
+        key(
+            "timeout_relief",
+            Time,
+            Value("\"30s\""),
+            "An extra worker of `MIN..MAX` goes when it has been of no use for so long.",
         ),
         key(
             "timeout_worker_startup",

@@ -195,6 +195,10 @@ impl Supervisor {
     /// Takes note of the end of processes that came to us because their parents are gone: as the
     /// first process of a container, or below a nursery.
     pub(super) fn reap_strangers(&self) {
+        if self.settings.recipe.nursery().is_none() && std::process::id() != 1 {
+            // Nobody's children come to us: what ends is waited for by whoever started it.
+            return;
+        }
         let ordered = |worker: &crate::worker::Worker| {
             worker.pid == 0 && worker.life.state() == State::Starting
         };
