@@ -206,6 +206,21 @@ impl Start {
         Ok(Some(sockets))
     }
 
+    /// The data plane, with the clusters of `site` behind it.
+    fn start_edge(
+        &self,
+        site: &Site,
+        listeners: Vec<ListenerSpec>,
+        telemetry: &Telemetry,
+    ) -> Result<Edge, Failure> {
+        let planned = site.plan(&self.config, listeners, self.shards);
+        let (config, plan) = planned.map_err(Failure::usage)?;
+        let edge = Edge::start(config, telemetry);
+        let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
+        site.take_on(plan);
+        Ok(edge)
+    }
+
     async fn serve(
         mut self,
         mut listeners: Vec<ListenerSpec>,
@@ -219,11 +234,7 @@ impl Start {
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
-        let planned = site.plan(&self.config, listeners, self.shards);
-        let (config, plan) = planned.map_err(Failure::usage)?;
-        let edge = Edge::start(config, &telemetry);
-        let edge = edge.map_err(|error| Failure::system(error.to_string()))?;
-        site.take_on(plan);
+        let edge = self.start_edge(&site, listeners, &telemetry)?;
         if let Some(host) = &self.host {
             host.listening(&edge.addresses()).await?;
         }

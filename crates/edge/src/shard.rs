@@ -1,17 +1,18 @@
 //! A shard: one thread, its listeners, its connections, and the loop that serves them.
 
+mod bells;
 mod mail;
+mod sessions;
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use evener_net::{BoundListener, Listener, Mailbox, Ring, Socket, TimerKey, Timers};
+use evener_net::{BoundListener, Listener, Mailbox, Ring, TimerKey, Timers};
 use evener_policy::balance::Picking;
 use evener_vitals::monotonic_ns;
 use mio::event::Event;
 use mio::{Events, Poll, Token};
-use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
 use crate::answer;
@@ -30,6 +31,8 @@ use crate::retry::{self, OfferState};
 use crate::session::{Flow, Phase, Session};
 use crate::tunnel;
 
+pub(crate) use sessions::{SessionKey, Sessions};
+
 /// Token of the shard's mailbox; assigned before all others.
 pub(crate) const MAILBOX: Token = Token(0);
 /// How often things without an event of their own are looked at while there are any: offers,
@@ -37,17 +40,8 @@ pub(crate) const MAILBOX: Token = Token(0);
 const SWEEP_MS: u64 = 5;
 /// How often idle upstream connections are looked at for their age.
 const POOL_SWEEP_MS: u64 = 1_000;
-/// How often bells are answered before the kernel is asked again.
-const RUNG_ROUNDS_MAX: usize = 16;
 /// Phases a connection may go through in one turn.
 const STEPS_MAX: usize = 64;
-
-/// Names a connection for as long as it lives, and nothing after that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SessionKey {
-    pub(crate) index: usize,
-    pub(crate) serial: u64,
-}
 
 /// What other threads tell a shard.
 #[derive(Debug)]
@@ -90,32 +84,6 @@ pub(crate) struct Grant {
     pub(crate) cluster: Weak<Cluster>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) picking: Picking,
-}
-
-/// The connections of a shard.
-#[derive(Debug, Default)]
-pub(crate) struct Sessions {
-    slab: Slab<Session>,
-    next_serial: u64,
-}
-
-impl Sessions {
-    /// A place for a new connection, and its key.
-    pub(crate) fn vacant(&mut self) -> (VacantEntry<'_, Session>, SessionKey) {
-        self.next_serial += 1;
-        let entry = self.slab.vacant_entry();
-        let key = SessionKey {
-            index: entry.key(),
-            serial: self.next_serial,
-        };
-        (entry, key)
-    }
-
-    fn by_key(&mut self, key: SessionKey) -> Option<&mut Session> {
-        self.slab
-            .get_mut(key.index)
-            .filter(|session| session.key == key)
-    }
 }
 
 pub(crate) struct Shard {
@@ -353,85 +321,6 @@ impl Shard {
                 _ => Flow::Wait,
             };
             self.settle(key.index, flow);
-        }
-    }
-
-    /// Drives what the ends of pipes have rung for: first the sessions of streams, then their
-    /// carriers, so that what many streams have to say leaves in one write.
-    fn answer_bells(&mut self) {
-        for _ in 0..RUNG_ROUNDS_MAX {
-            self.open_streams();
-            let mut rung = std::mem::take(&mut self.rung);
-            self.core.bells.take(&mut rung);
-            self.rung_left = !rung.is_empty();
-            let (mut carriers, mut shared) = (Vec::new(), Vec::new());
-            for ring in &rung {
-                let key = SessionKey {
-                    index: ring.index,
-                    serial: ring.serial,
-                };
-                if ring.table == http2::UPSTREAMS {
-                    if upstream::note_ring(&mut self.core, ring) && !shared.contains(&ring.index) {
-                        shared.push(ring.index);
-                    }
-                    continue;
-                }
-                let Some(session) = self.sessions.by_key(key) else {
-                    continue;
-                };
-                if let Some(http2) = &mut session.http2 {
-                    if http2.note_ring(ring.part) {
-                        carriers.push(key);
-                    }
-                    continue;
-                }
-                session.socket.note_ring();
-                let exchange = session.exchange.as_mut();
-                if let Some(upstream) = exchange.and_then(|e| e.upstream.as_mut()) {
-                    upstream.socket.note_ring();
-                }
-                session.output_moved_ms = self.core.now_ns / 1_000_000;
-                self.drive(key.index);
-            }
-            self.rung = rung;
-            for index in shared {
-                self.drive_shared(index);
-            }
-            for key in carriers {
-                if self.sessions.by_key(key).is_some() {
-                    self.drive(key.index);
-                }
-            }
-            if !self.rung_left && self.core.opening.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Moves a connection on that many requests share.
-    fn drive_shared(&mut self, index: usize) {
-        if upstream::drive(&mut self.core, index) {
-            // Others come first.
-            upstream::come_back(&self.core, index);
-        }
-    }
-
-    /// Makes a session of each stream that clients have opened, and lets it begin.
-    fn open_streams(&mut self) {
-        for opening in std::mem::take(&mut self.core.opening) {
-            let (entry, key) = self.sessions.vacant();
-            let token = self.core.tokens.assign(Owner::Downstream(key.index));
-            opening.end.answer_to(Ring {
-                index: key.index,
-                serial: key.serial,
-                part: 0,
-                table: http2::SESSIONS,
-            });
-            let socket = Socket::piped(opening.end, token);
-            let (place, peer) = (opening.listener, opening.peer);
-            entry.insert(Session::new(key, place, socket, peer, self.core.now_ms()));
-            self.core.pipes += 1;
-            self.drive(key.index);
         }
     }
 
