@@ -8,6 +8,7 @@ use crate::values::{self, ListenAddress, Target};
 mod app;
 mod cluster;
 mod filters;
+mod guard;
 mod route;
 
 pub(crate) use app::app_keys;

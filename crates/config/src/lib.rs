@@ -28,10 +28,10 @@ pub use filters::{
 };
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, Budget, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint,
-    Flag, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log,
-    Matcher, PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers,
-    ValuePattern,
+    Action, Admin, App, Backoff, BalanceKey, Budget, CheckKind, Cluster, ClusterTls, Config, Dns,
+    Endpoint, Fallback, Flag, Guard, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits,
+    Listener, ListenerTls, Log, Matcher, PathPattern, ProxyVersion, Resend, Route, Speech,
+    Timeouts, TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

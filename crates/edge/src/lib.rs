@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod admission;
 mod admit;
 mod answer;
 mod claims;
@@ -25,6 +26,7 @@ mod error;
 mod exchange;
 mod filter;
 mod forward;
+mod guard;
 mod head;
 mod health_paths;
 mod http2;

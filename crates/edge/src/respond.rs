@@ -11,7 +11,7 @@ use std::mem::take;
 use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write};
 use evener_net::Transfer;
 
-use crate::cluster::Finished;
+use crate::admission::Finished;
 use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
@@ -457,6 +457,7 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
     }
     if let Some(endpoint) = exchange.endpoint.take() {
         let finished = Finished::of_answer(exchange);
+        exchange.pass = None;
         exchange
             .cluster()
             .release(&endpoint, &finished, core.now_ns);

@@ -13,9 +13,10 @@ use mio::{Events, Poll, Token};
 use slab::{Slab, VacantEntry};
 
 use crate::accept::{self, Backlog};
+use crate::admission::Finished;
 use crate::admit;
 use crate::answer;
-use crate::cluster::{Cluster, Finished};
+use crate::cluster::Cluster;
 use crate::config::EdgeConfig;
 use crate::connect;
 use crate::core::{Core, Listeners, Owner};
@@ -668,7 +669,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
         let flow = match session.phase {
             Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
-            Phase::Waiting => exchange::wait(session, core),
+            Phase::Waiting | Phase::Backoff => exchange::wait(session, core),
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),
