@@ -80,6 +80,13 @@ form!(
     values::field_name
 );
 form!(
+    COOKIE,
+    "the name of a cookie",
+    false,
+    ["endpoint"],
+    values::field_name
+);
+form!(
     ORIGIN,
     "an origin",
     false,

@@ -23,7 +23,7 @@ pub mod values;
 pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use filters::{
-    Coding, Compress, Cors, FieldEdits, Files, Filters, Fixed, OriginPattern, PathRewrite,
+    Binding, Coding, Compress, Cors, FieldEdits, Files, Filters, Fixed, OriginPattern, PathRewrite,
     Redirect, RequestIdRule, SecurityField, Symlinks,
 };
 pub use keys::ROOT;

@@ -10,7 +10,7 @@ use evener_policy::next_upstream::Rules;
 use evener_policy::shed::Importance;
 use evener_policy::{breaker, budget, gradient, health, outlier, shed};
 
-use crate::filters::{Files, Filters, Fixed, Redirect};
+use crate::filters::{Binding, Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::{ListenAddress, Network, Target};
 
@@ -112,6 +112,8 @@ pub struct Route {
     pub key: BalanceKey,
     /// What a request carries that is bound to an endpoint: the endpoint's `route`.
     pub sticky: Option<Template>,
+    /// How clients come to carry it, if it is a cookie.
+    pub binding: Option<Binding>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
     /// How long a request waits before another try.
@@ -157,6 +159,7 @@ impl Route {
             timeouts: timeouts.clone(),
             key: BalanceKey::None,
             sticky: None,
+            binding: None,
             resend: Resend::Safe,
             backoff: None,
             fallback: None,
@@ -288,6 +291,8 @@ pub struct Cluster {
     pub key: BalanceKey,
     /// What a request carries that is bound to an endpoint: the endpoint's `route`.
     pub sticky: Option<Template>,
+    /// How clients come to carry it, if it is a cookie.
+    pub binding: Option<Binding>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
     /// What becomes of requests that it does not take.

@@ -21,6 +21,7 @@ use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
 
 use crate::admission::{Admission, Finished, Marks, Place};
+use crate::binding::Learned;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
 use crate::guard::{Entry, Guard, Queue};
 use crate::health_paths::Check;
@@ -84,6 +85,8 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
+    /// Who is bound to which endpoint by a cookie of the application.
+    learned: Learned,
     /// How many endpoints have joined, counted from one.
     joins: AtomicU32,
     /// For each health check: `joins` when the application was last seen to have nothing there.
@@ -185,6 +188,7 @@ impl Cluster {
                 shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
+            learned: Learned::default(),
             joins: AtomicU32::new(1),
             lacks: [const { AtomicU32::new(0) }; 2],
             pressed_ns: AtomicU64::new(0),
@@ -379,6 +383,11 @@ impl Cluster {
     /// An endpoint has said so, asked when `joins` had joined.
     pub(crate) fn note_lack(&self, check: Check, joins: u32) {
         self.lacks[check as usize].store(joins, Relaxed);
+    }
+
+    /// Who is bound to which endpoint by a cookie of the application.
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     /// Whether requests wait.

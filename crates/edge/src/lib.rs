@@ -13,6 +13,7 @@ mod accept;
 mod admission;
 mod admit;
 mod answer;
+mod binding;
 mod claims;
 mod cluster;
 mod compress;

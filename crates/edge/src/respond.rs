@@ -12,6 +12,7 @@ use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write
 use evener_net::Transfer;
 
 use crate::admission::Finished;
+use crate::binding;
 use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
@@ -235,7 +236,10 @@ fn start_response(
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let bytes = &buffer[at..];
-    let encoded = exchange.filtered.is_some() && compress::begin(exchange, core, bytes, head);
+    let encoded = exchange.filtered.is_some() && {
+        binding::note(exchange, bytes, &core.fields, core.now_ns);
+        compress::begin(exchange, core, bytes, head)
+    };
     let chunked = modern && (!delimited || encoded);
     // A client that is still sending is told to stop: what it sends after our answer is not read.
     let keep_alive = exchange.keep_alive

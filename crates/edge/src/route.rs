@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, Backoff, BalanceKey, Fallback, Filters, Fixed, HostPattern, Matcher, PathPattern,
-    Resend, Route, Template, Timeouts, ValuePattern,
+    Action, Backoff, BalanceKey, Binding, Fallback, Filters, Fixed, HostPattern, Matcher,
+    PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
 use evener_policy::shed::Importance;
@@ -72,15 +72,19 @@ pub(crate) enum ActiveFallback {
 pub(crate) struct Treatment {
     pub(crate) action: Action,
     pub(crate) filters: Filters,
+    pub(crate) binding: Option<Binding>,
 }
 
 impl Treatment {
     fn of(route: &Route) -> Option<Box<Treatment>> {
-        let plain = matches!(route.action, Action::Cluster(_)) && route.filters.is_empty();
+        let plain = matches!(route.action, Action::Cluster(_))
+            && route.filters.is_empty()
+            && route.binding.is_none();
         (!plain).then(|| {
             Box::new(Treatment {
                 action: route.action.clone(),
                 filters: route.filters.clone(),
+                binding: route.binding.clone(),
             })
         })
     }

@@ -1,6 +1,6 @@
 //! `[cluster.NAME]` and what belongs to it.
 
-use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED};
+use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED, STICKY};
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
@@ -108,9 +108,9 @@ or takes too long, or no endpoint that may be tried gives an answer.",
         ),
         key(
             "sticky",
-            Formed(&TEMPLATE),
+            Either(&[Formed(&TEMPLATE), TableOf(&STICKY)]),
             Absent,
-            "Requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
+            "Keeps clients at their endpoint; a table by cookies. With a text, requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
         ),
         key(
             "protocol",
@@ -548,7 +548,7 @@ static ENDPOINT: Table = Table {
             "route",
             Text,
             Absent,
-            "With the cluster's `sticky`: requests that carry this text come to this endpoint.",
+            "With the cluster's `sticky`: requests that carry this text come to this endpoint. Without it, a text is made of the endpoint's address.",
         ),
         key(
             "max_conns",

@@ -1,8 +1,9 @@
-//! What protects a cluster from more than it can do, and what stands in for it.
+//! What protects a cluster from more than it can do, what stands in for it, and what keeps clients
+//! at their endpoint.
 
-use super::{FIELD_VALUE, key};
+use super::{COOKIE, FIELD_VALUE, HOST, PATH, key};
 use crate::definition::Default::{Absent, Value};
-use crate::definition::Kind::{Formed, List, Text, Time, Whole};
+use crate::definition::Kind::{Flag, Formed, List, Text, Time, Whole, Word};
 use crate::definition::Table;
 
 pub(super) static RETRY_BACKOFF: Table = Table {
@@ -180,6 +181,64 @@ pub(super) static FALLBACK: Table = Table {
             Formed(&FIELD_VALUE),
             Value("\"text/plain; charset=utf-8\""),
             "The answer's `Content-Type`.",
+        ),
+    ],
+};
+
+pub(super) static STICKY: Table = Table {
+    title: "sticky",
+    doc: "Keeps clients at their endpoint by a cookie: one of Evener's own (`cookie`), or one that the application sets \
+(`learn`). When the endpoint cannot serve, another one does, and the client stays there.",
+    keys: &[
+        key(
+            "cookie",
+            Formed(&COOKIE),
+            Absent,
+            "Evener sets this cookie; its value names the endpoint.",
+        ),
+        key(
+            "learn",
+            Formed(&COOKIE),
+            Absent,
+            "The application sets this cookie; which endpoint it came from is remembered until Evener ends.",
+        ),
+        key(
+            "ttl",
+            Time,
+            Absent,
+            "With `cookie`: how long browsers keep it, from the last response on; without it, until they are closed. With \
+`learn`: how long a value is remembered after its last use, ten minutes if it is left out.",
+        ),
+        key(
+            "sessions_max",
+            Whole(1, 10_000_000),
+            Value("65536"),
+            "With `learn`: values that are remembered; beyond it, the one used longest ago is forgotten.",
+        ),
+        key(
+            "path",
+            Formed(&PATH),
+            Value("\"/\""),
+            "The cookie's `Path`.",
+        ),
+        key("domain", Formed(&HOST), Absent, "The cookie's `Domain`."),
+        key(
+            "secure",
+            Flag,
+            Value("false"),
+            "The cookie goes over TLS only.",
+        ),
+        key(
+            "http_only",
+            Flag,
+            Value("true"),
+            "Scripts cannot read the cookie.",
+        ),
+        key(
+            "same_site",
+            Word(&["strict", "lax", "none"]),
+            Value("\"lax\""),
+            "Whether other sites' requests carry the cookie; `none` needs `secure`.",
         ),
     ],
 };

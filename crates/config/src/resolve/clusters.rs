@@ -54,13 +54,16 @@ pub(super) fn clusters(
         if let Some(section) = section {
             speech::refuse(section, &speech, &endpoints, health.as_ref(), findings);
         }
+        let (sticky, binding) = section
+            .and_then(|section| section.get("sticky"))
+            .map(|node| sharing::sticky(node, findings))
+            .unwrap_or_default();
         clusters.push(Cluster {
             name: name.clone(),
             method,
             key,
-            sticky: section
-                .and_then(|section| section.text("sticky"))
-                .and_then(|text| Template::parse(text).ok()),
+            sticky,
+            binding,
             resend: section.map_or(Resend::Safe, sharing::resend),
             fallback: section
                 .and_then(|section| section.section("fallback"))

@@ -85,6 +85,7 @@ impl Routes<'_> {
             timeouts: over(section.section("timeouts"), below),
             key,
             sticky: goes_to.and_then(|cluster| cluster.sticky.clone()),
+            binding: goes_to.and_then(|cluster| cluster.binding.clone()),
             resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
             backoff: goes_to.and_then(|cluster| cluster.sharing.backoff),
             fallback: goes_to.and_then(|cluster| cluster.fallback.clone()),

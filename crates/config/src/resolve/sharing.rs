@@ -5,9 +5,12 @@ use std::time::Duration;
 use evener_policy::next_upstream::{Conditions, Rules};
 use evener_policy::{breaker, budget, gradient, outlier, shed};
 
+use super::only;
 use crate::error::Findings;
+use crate::filters::Binding;
 use crate::model::{Backoff, Guard, Resend, Sharing, Timeouts};
-use crate::typed::{Section, Value};
+use crate::template::{Part, Template, Variable};
+use crate::typed::{Node, Section, Value};
 
 fn whole(section: &Section, key: &str) -> u32 {
     let number = section.whole(key).unwrap_or(0);
@@ -156,4 +159,81 @@ fn outlier(section: &Section) -> outlier::Settings {
         enforcing_failure_percent: if failure_percent > 0 { 100 } else { 0 },
         ..usual
     }
+}
+
+/// What a request carries that is bound to an endpoint, and how clients come to carry it.
+pub(super) fn sticky(node: &Node, findings: &mut Findings) -> (Option<Template>, Option<Binding>) {
+    if let Some(text) = node.as_text() {
+        return (Template::parse(text).ok(), None);
+    }
+    let Some(section) = node.as_section() else {
+        return (None, None);
+    };
+    let Some(kind) = only(section, &["cookie", "learn"], "sticky", findings) else {
+        return (None, None);
+    };
+    let own = ["path", "domain", "secure", "http_only", "same_site"];
+    let idle: &[&str] = if kind == "learn" {
+        &own
+    } else {
+        &["sessions_max"]
+    };
+    for key in idle {
+        if let Some(span) = section.key_span(key) {
+            findings.add(span, format!("`{key}` does not go with `{kind}`"));
+        }
+    }
+    let name = section.text(kind).unwrap_or_default().to_owned();
+    let template = Template {
+        parts: vec![Part::Variable(Variable::Cookie(name.clone()))],
+    };
+    let ttl = section.time("ttl").filter(|time| !time.is_zero());
+    let binding = match kind {
+        "learn" => Binding::Learn {
+            name,
+            ttl: ttl.unwrap_or(Duration::from_secs(600)),
+            sessions_max: usize::try_from(section.whole("sessions_max").unwrap_or(1))
+                .unwrap_or(usize::MAX),
+        },
+        _ => Binding::Cookie {
+            name,
+            attributes: attributes(section, ttl, findings),
+            again: ttl.is_some(),
+        },
+    };
+    (Some(template), Some(binding))
+}
+
+/// What follows the value of a cookie.
+fn attributes(section: &Section, ttl: Option<Duration>, findings: &mut Findings) -> String {
+    let mut text = format!("; Path={}", section.text("path").unwrap_or("/"));
+    if let Some(domain) = section.text("domain") {
+        if let (true, Some(span)) = (domain.starts_with('*'), section.key_span("domain")) {
+            findings.add(span, "`domain` is a name; hosts below it are meant too");
+        }
+        text.push_str(&format!("; Domain={domain}"));
+    }
+    if let Some(ttl) = ttl {
+        text.push_str(&format!("; Max-Age={}", ttl.as_secs().max(1)));
+    }
+    let secure = section.flag("secure");
+    if secure {
+        text.push_str("; Secure");
+    }
+    if section.flag("http_only") {
+        text.push_str("; HttpOnly");
+    }
+    let same_site = match section.text("same_site") {
+        Some("strict") => "Strict",
+        Some("none") => "None",
+        _ => "Lax",
+    };
+    if same_site == "None"
+        && !secure
+        && let Some(span) = section.key_span("same_site")
+    {
+        findings.add(span, "browsers take `none` only with `secure = true`");
+    }
+    text.push_str(&format!("; SameSite={same_site}"));
+    text
 }
