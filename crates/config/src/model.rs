@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use evener_policy::balance::Method;
 use evener_policy::next_upstream::Rules;
-use evener_policy::{budget, health, outlier};
+use evener_policy::shed::Importance;
+use evener_policy::{breaker, budget, gradient, health, outlier, shed};
 
 use crate::budget::Budget;
-use crate::filters::{Files, Filters, Fixed, Redirect};
+use crate::filters::{Binding, Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::{Network, Target};
 
@@ -72,8 +73,16 @@ pub struct Route {
     pub key: BalanceKey,
     /// What a request carries that is bound to an endpoint: the endpoint's `route`.
     pub sticky: Option<Template>,
+    /// How clients come to carry it, if it is a cookie.
+    pub binding: Option<Binding>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
+    /// How long a request waits before another try.
+    pub backoff: Option<Backoff>,
+    /// What becomes of those that the cluster does not take.
+    pub fallback: Option<Fallback>,
+    /// How important they are.
+    pub importance: Importance,
     /// What is done to them on their way.
     pub filters: Filters,
     /// It is taken before all others, whatever they say.
@@ -111,11 +120,24 @@ impl Route {
             timeouts: timeouts.clone(),
             key: BalanceKey::None,
             sticky: None,
+            binding: None,
             resend: Resend::Safe,
+            backoff: None,
+            fallback: None,
+            importance: Importance::Normal,
             filters: Filters::default(),
             first: false,
         }
     }
+}
+
+/// What becomes of a request that a cluster does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// It goes to this cluster.
+    Cluster(String),
+    /// It gets this answer.
+    Answer(Fixed),
 }
 
 /// What becomes of a request.
@@ -219,8 +241,12 @@ pub struct Cluster {
     pub key: BalanceKey,
     /// What a request carries that is bound to an endpoint: the endpoint's `route`.
     pub sticky: Option<Template>,
+    /// How clients come to carry it, if it is a cookie.
+    pub binding: Option<Binding>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
+    /// What becomes of requests that it does not take.
+    pub fallback: Option<Fallback>,
     /// What is held against endpoints, and for how long.
     pub sharing: Sharing,
     /// How its endpoints are checked, if they are.
@@ -242,6 +268,34 @@ pub struct Sharing {
     pub outlier: Option<outlier::Settings>,
     /// How many retries the cluster bears.
     pub budget: Option<budget::Settings>,
+    /// How long a request waits before another try.
+    pub backoff: Option<Backoff>,
+    /// What protects the endpoints from more than they can do.
+    pub guard: Guard,
+}
+
+/// A random time up to a bound that doubles with each try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The bound before the second try.
+    pub base: Duration,
+    /// It does not grow beyond this.
+    pub max: Duration,
+}
+
+/// What protects a cluster from more than it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Guard {
+    /// Requests that it has in flight at most.
+    pub requests_max: Option<u32>,
+    /// When it is asked nothing for a while.
+    pub breaker: Option<breaker::Settings>,
+    /// How many requests in flight are good for it.
+    pub concurrency: Option<gradient::Settings>,
+    /// Which requests are refused when too many wait.
+    pub shed: Option<shed::Settings>,
+    /// How long a request may wait, in milliseconds; 0 is no bound.
+    pub waited_max_ms: u32,
 }
 
 /// Active checks of a cluster's endpoints.
@@ -465,6 +519,8 @@ pub struct Timeouts {
     pub first_byte: Option<Duration>,
     /// Between two reads of a response (504, or the connection is cut when it had begun).
     pub response_gap: Option<Duration>,
+    /// From the choice of an endpoint to the first byte of its response (504); off by default.
+    pub per_try: Option<Duration>,
     /// The whole request, from its head to the end of its response (504); off by default.
     pub request: Option<Duration>,
     /// A request that found every worker at its cap waits this long (503).
@@ -486,6 +542,7 @@ impl Default for Timeouts {
             connect: seconds(5),
             first_byte: seconds(60),
             response_gap: seconds(300),
+            per_try: None,
             request: None,
             queue_wait: seconds(10),
             upstream_idle: seconds(60),
