@@ -5,6 +5,7 @@
 //! held for a scan of the members, never for I/O.
 
 mod pressure;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,7 +17,7 @@ use evener_net::Postbox;
 use evener_policy::balance::{
     Members, Method, Outcome, Pick, Picking, Reluctance, Request, Settings, Spill,
 };
-use evener_policy::breaker::{self, Pass};
+use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
@@ -26,12 +27,12 @@ use crate::admission::{Admission, Finished, Marks, Place};
 use crate::binding::Learned;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
 use crate::guard::{Entry, Guard, Queue};
-use crate::health_paths::Check;
 use crate::shard::{Grant, ShardMessage};
 use crate::variables::ClientBytes;
 
 pub use pressure::Alarm;
 use pressure::Pressure;
+pub use snapshot::{ClusterSnapshot, EndpointSnapshot};
 
 /// How a cluster's endpoints share its requests, and what is held against them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,50 +120,6 @@ struct Waiter {
     importance: Importance,
     picking: Picking,
     since_ns: u64,
-}
-
-/// A cluster as `status` shows it.
-#[derive(Debug, Clone)]
-pub struct ClusterSnapshot {
-    /// Its name.
-    pub name: String,
-    /// Requests waiting for a slot.
-    pub queued: usize,
-    /// The state of its circuit breaker, if it has one.
-    pub breaker: Option<breaker::State>,
-    /// Requests that adaptive concurrency lets it have in flight, if it is on.
-    pub concurrency_limit: Option<u32>,
-    /// Its endpoints in the order they joined.
-    pub endpoints: Vec<EndpointSnapshot>,
-}
-
-/// An endpoint as `status` shows it.
-#[derive(Debug, Clone)]
-pub struct EndpointSnapshot {
-    /// Its name in code.
-    pub id: EndpointId,
-    /// Its name for people.
-    pub name: String,
-    /// Where it listens.
-    pub address: String,
-    /// Requests and tunnels in flight.
-    pub in_flight: u32,
-    /// The most it may have.
-    pub in_flight_max: u32,
-    /// Takes no new requests.
-    pub draining: bool,
-    /// Requests sent to it since it joined.
-    pub requests: u64,
-    /// Attempts that it failed.
-    pub failures: u64,
-    /// Its event loop stands still right now.
-    pub stalled: bool,
-    /// Active checks say that it cannot take requests.
-    pub unhealthy: bool,
-    /// Left alone for now because it failed too often.
-    pub failing: bool,
-    /// Ejected by outlier detection.
-    pub ejected: bool,
 }
 
 impl Cluster {
@@ -289,61 +246,6 @@ impl Cluster {
             member.key.retire();
             state.tell_shards(|| ShardMessage::EndpointRemoved(id));
         }
-    }
-
-    /// The state of every endpoint.
-    pub fn snapshot(&self) -> ClusterSnapshot {
-        let now_ns = monotonic_ns();
-        let state = self.lock();
-        let endpoints = state
-            .members
-            .iter()
-            .map(|member| EndpointSnapshot {
-                id: member.key.id,
-                name: member.key.name.clone(),
-                address: member.key.address.to_string(),
-                in_flight: member.in_flight(),
-                in_flight_max: member.in_flight_max(),
-                draining: member.is_draining(),
-                requests: member.key.requests(),
-                failures: member.key.failures(),
-                stalled: member.key.is_stalled(now_ns),
-                unhealthy: member.is_unhealthy(),
-                failing: member.is_failing(now_ns),
-                ejected: member.is_ejected(),
-            })
-            .collect();
-        let (breaker, concurrency_limit) = state.guard.report();
-        ClusterSnapshot {
-            name: self.name.clone(),
-            breaker,
-            concurrency_limit,
-            queued: state.waiting.len(),
-            endpoints,
-        }
-    }
-
-    /// Whether some endpoint takes requests.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.lock()
-            .members
-            .iter()
-            .any(|member| !member.is_draining())
-    }
-
-    /// How many endpoints have joined so far: the last one may run other code than the others.
-    pub(crate) fn joins(&self) -> u32 {
-        self.joins.load(Relaxed)
-    }
-
-    /// Whether the application is known to have nothing at the usual path of this health check.
-    pub(crate) fn lacks(&self, check: Check) -> bool {
-        self.lacks[check as usize].load(Relaxed) == self.joins()
-    }
-
-    /// An endpoint has said so, asked when `joins` had joined.
-    pub(crate) fn note_lack(&self, check: Check, joins: u32) {
-        self.lacks[check as usize].store(joins, Relaxed);
     }
 
     /// Who is bound to which endpoint by a cookie of the application.

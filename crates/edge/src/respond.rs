@@ -228,10 +228,8 @@ fn start_response(
         return Err(ProxyError::upstream(Stage::Respond, Kind::Garbage));
     }
     if retry::declines(exchange, core, head.status) {
-        return Err(ProxyError::upstream(
-            Stage::Respond,
-            Kind::Declined(head.status),
-        ));
+        let declined = Kind::Declined(head.status);
+        return Err(ProxyError::upstream(Stage::Respond, declined));
     }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
