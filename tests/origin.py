@@ -200,7 +200,7 @@ def reply(it: Connection) -> bool:
     asked = parse_qs(it.query, keep_blank_values=True)
     body = b"0123456789abcdef" * (int(asked.get("size", ["0"])[0]) // 16)
     status = asked.get("status", ["200 OK"])[0]
-    fields = asked.get("f", [])
+    fields = [*asked.get("f", []), f"X-Origin: {NAME}"]
     bodiless = it.head.startswith(b"HEAD") or status[:3] in ("204", "304")
     if "chunked" not in asked:
         lines = [f"HTTP/1.1 {status}", *fields]

@@ -99,6 +99,61 @@ def test_hash_keeps_to_one_endpoint(serve: Serve, origin: Origins) -> None:
     assert seen == {"0", "1", "2"}
 
 
+def test_cookies_keep_clients_at_their_endpoint(serve: Serve, origin: Origins) -> None:
+    """Evener's own cookie is set once, obeyed, and set anew when its endpoint is gone."""
+    origins = {name: origin(name) for name in ("one", "two", "three")}
+    served = serve(
+        route("api")
+        + cluster(
+            "api",
+            *[f'"{one.address}"' for one in origins.values()],
+            more='sticky = { cookie = "at", domain = "a.test", same_site = "none", secure = true }',
+        )
+    )
+    with served.wire() as wire:
+        first = wire.get("/who")
+        name, cookie = first.json()["name"], first.one("set-cookie") or ""
+        pair, _, attributes = cookie.partition("; ")
+        assert attributes == "Path=/; Domain=a.test; Secure; HttpOnly; SameSite=None"
+        assert pair.startswith("at=")
+        assert origins[name].address not in pair
+        for _ in range(6):
+            again = wire.get("/who", f"Cookie: x=y; {pair}")
+            assert again.json()["name"] == name
+            assert again.one("set-cookie") is None
+        assert len({wire.get("/who").json()["name"] for _ in range(6)}) == 3
+        assert wire.get("/who", "Cookie: at=nonsense").one("set-cookie")
+        origins[name].stop()
+        moved = wire.get("/who", f"Cookie: {pair}")
+        other = (moved.one("set-cookie") or "").partition(";")[0]
+        assert moved.json()["name"] != name
+        assert other != pair
+        assert wire.get("/who", f"Cookie: {other}").json()["name"] == moved.json()["name"]
+
+
+def test_cookies_of_the_application_are_learned(serve: Serve, origin: Origins) -> None:
+    """Whoever set it gets it back, by any shard."""
+    origins = [origin(name) for name in ("one", "two", "three")]
+    served = serve(
+        "shards = 2\n"
+        + '[[listener]]\naddress = "127.0.0.1:PORT"\n'
+        + route("api")
+        + cluster(
+            "api",
+            *[f'"{one.address}"' for one in origins],
+            more='sticky = { learn = "sid" }',
+        )
+    )
+    homes = {}
+    for number in range(9):
+        answer = served.get(f"/reply?f=Set-Cookie:+sid%3Ds{number};+Path%3D/")
+        assert answer.one("set-cookie") == f"sid=s{number}; Path=/"
+        homes[number] = answer.one("x-origin") or ""
+    assert set(homes.values()) == {"one", "two", "three"}
+    for number, name in homes.items():
+        assert [served.who("/who", f"Cookie: sid=s{number}") for _ in range(3)] == [name] * 3
+
+
 def test_listeners_have_routes_of_their_own(serve: Serve, origin: Origins, tmp_path: Path) -> None:
     """Two listeners, two clusters; a unix socket listens too."""
     front, back = origin("front"), origin("back")

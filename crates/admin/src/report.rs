@@ -125,6 +125,12 @@ pub struct ClusterReport {
     pub name: String,
     /// Requests waiting for an endpoint.
     pub queued: usize,
+    /// Its circuit breaker is `closed`, `open` or `half_open`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+    /// Requests that adaptive concurrency lets it have in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency_limit: Option<u32>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointReport>,
 }

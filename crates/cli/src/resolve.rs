@@ -306,6 +306,7 @@ fn timeouts(typed: &RunArguments) -> Timeouts {
         connect: timeouts.timeout_connect.0,
         first_byte: timeouts.timeout_first_byte.0,
         response_gap: timeouts.timeout_response_gap.0,
+        per_try: None,
         request: timeouts.timeout_request.0,
         queue_wait: timeouts.timeout_queue.0,
         upstream_idle: timeouts.timeout_upstream_idle.0,

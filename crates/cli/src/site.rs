@@ -584,6 +584,7 @@ fn conduct(cluster: &evener_config::Cluster) -> Conduct {
         },
         outlier: sharing.outlier,
         budget: sharing.budget,
+        guard: sharing.guard,
         waits: false,
     }
 }

@@ -10,6 +10,7 @@ use evener_admin::{
     ClusterReport, EndpointReport, RolloutReport, Source, StatusReport, TrafficReport, WorkerReport,
 };
 use evener_edge::{ClusterSnapshot, EndpointSnapshot};
+use evener_policy::breaker;
 use evener_supervisor::{Handle, RolloutOutcome, State, Status, WorkerStatus, resident_bytes};
 use evener_telemetry::{Exposition, Kind, Snapshot, Telemetry};
 
@@ -241,6 +242,15 @@ impl Source for Program {
         let report = |cluster: ClusterSnapshot| ClusterReport {
             name: cluster.name,
             queued: cluster.queued,
+            breaker: cluster.breaker.map(|state| {
+                let word = match state {
+                    breaker::State::Closed => "closed",
+                    breaker::State::Open { .. } => "open",
+                    breaker::State::HalfOpen => "half_open",
+                };
+                word.to_owned()
+            }),
+            concurrency_limit: cluster.concurrency_limit,
             endpoints: cluster.endpoints.into_iter().map(endpoint_report).collect(),
         };
         self.site.snapshots().into_iter().map(report).collect()

@@ -2,6 +2,7 @@
 //! CORS, compression, files. The work itself is left to the data plane.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::template::Template;
 
@@ -238,4 +239,27 @@ pub enum Symlinks {
     Never,
     /// Anywhere.
     Follow,
+}
+
+/// How clients come to carry what binds them to an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// They are given a cookie.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// What follows its value: `; Path=/; HttpOnly`.
+        attributes: String,
+        /// It is given again with every response, because it expires.
+        again: bool,
+    },
+    /// They are given a cookie by the application.
+    Learn {
+        /// Its name.
+        name: String,
+        /// How long a value is remembered after its last use.
+        ttl: Duration,
+        /// Values that are remembered.
+        sessions_max: usize,
+    },
 }

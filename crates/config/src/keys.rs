@@ -8,6 +8,7 @@ use crate::values::{self, ListenAddress, Target};
 mod app;
 mod cluster;
 mod filters;
+mod guard;
 mod listener;
 mod route;
 
@@ -78,6 +79,13 @@ form!(
     "the name of a header field",
     false,
     ["X-Api-Version"],
+    values::field_name
+);
+form!(
+    COOKIE,
+    "the name of a cookie",
+    false,
+    ["endpoint"],
     values::field_name
 );
 form!(

@@ -25,14 +25,15 @@ pub use budget::Budget;
 pub use definition::{Default, Form, Key, Kind, Table};
 pub use error::{ConfigError, Errors, Place};
 pub use filters::{
-    Coding, Compress, Cors, FieldEdits, Files, Filters, Fixed, OriginPattern, PathRewrite,
+    Binding, Coding, Compress, Cors, FieldEdits, Files, Filters, Fixed, OriginPattern, PathRewrite,
     Redirect, RequestIdRule, SecurityField, Symlinks,
 };
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, BalanceKey, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint, Flag,
-    HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log, Matcher,
-    PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts, TrustedPeers, ValuePattern,
+    Action, Admin, App, Backoff, BalanceKey, CheckKind, Cluster, ClusterTls, Config, Dns, Endpoint,
+    Fallback, Flag, Guard, HealthCheck, HealthPaths, HostPattern, Http2Terms, Limits, Listener,
+    ListenerTls, Log, Matcher, PathPattern, ProxyVersion, Resend, Route, Speech, Timeouts,
+    TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

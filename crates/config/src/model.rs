@@ -1,21 +1,24 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
+mod cluster;
 mod listener;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use evener_policy::balance::Method;
 use evener_policy::next_upstream::Rules;
-use evener_policy::{budget, health, outlier};
+use evener_policy::shed::Importance;
 
 use crate::budget::Budget;
-use crate::filters::{Files, Filters, Fixed, Redirect};
+use crate::filters::{Binding, Files, Filters, Fixed, Redirect};
 use crate::template::Template;
-use crate::values::{Network, Target};
+use crate::values::Network;
 
+pub(crate) use cluster::Sharing;
+pub use cluster::{
+    Backoff, CheckKind, Cluster, ClusterTls, Endpoint, Guard, HealthCheck, ProxyVersion, Speech,
+};
 pub use listener::{Http2Terms, Listener, ListenerTls};
 
 /// A whole configuration.
@@ -72,8 +75,16 @@ pub struct Route {
     pub key: BalanceKey,
     /// What a request carries that is bound to an endpoint: the endpoint's `route`.
     pub sticky: Option<Template>,
+    /// How clients come to carry it, if it is a cookie.
+    pub binding: Option<Binding>,
     /// When a request may go to another endpoint.
     pub resend: Resend,
+    /// How long a request waits before another try.
+    pub backoff: Option<Backoff>,
+    /// What becomes of those that the cluster does not take.
+    pub fallback: Option<Fallback>,
+    /// How important they are.
+    pub importance: Importance,
     /// What is done to them on their way.
     pub filters: Filters,
     /// It is taken before all others, whatever they say.
@@ -111,11 +122,24 @@ impl Route {
             timeouts: timeouts.clone(),
             key: BalanceKey::None,
             sticky: None,
+            binding: None,
             resend: Resend::Safe,
+            backoff: None,
+            fallback: None,
+            importance: Importance::Normal,
             filters: Filters::default(),
             first: false,
         }
     }
+}
+
+/// What becomes of a request that a cluster does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fallback {
+    /// It goes to this cluster.
+    Cluster(String),
+    /// It gets this answer.
+    Answer(Fixed),
 }
 
 /// What becomes of a request.
@@ -204,140 +228,6 @@ pub enum ValuePattern {
     Exact(String),
     /// This expression finds something in it.
     Regex(regex::bytes::Regex),
-}
-
-/// A named set of endpoints.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Cluster {
-    /// Its name.
-    pub name: String,
-    /// How an endpoint is chosen.
-    pub method: Method,
-    /// The endpoints, in the order of the file.
-    pub endpoints: Vec<Endpoint>,
-    /// What the method tells requests apart by.
-    pub key: BalanceKey,
-    /// What a request carries that is bound to an endpoint: the endpoint's `route`.
-    pub sticky: Option<Template>,
-    /// When a request may go to another endpoint.
-    pub resend: Resend,
-    /// What is held against endpoints, and for how long.
-    pub sharing: Sharing,
-    /// How its endpoints are checked, if they are.
-    pub health: Option<HealthCheck>,
-    /// Requests that may wait for an endpoint (503 beyond it).
-    pub queue_length: usize,
-    /// Deadlines, those of the cluster laid over the general ones.
-    pub timeouts: Timeouts,
-}
-
-/// What is held against the endpoints of a cluster, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Sharing {
-    /// How long one that comes back gets less than its share.
-    pub slow_start: Option<Duration>,
-    /// With fewer usable endpoints than this percentage, all are used; 0 is never.
-    pub panic_percent: u32,
-    /// Ejects those that answer worse than they should.
-    pub outlier: Option<outlier::Settings>,
-    /// How many retries the cluster bears.
-    pub budget: Option<budget::Settings>,
-}
-
-/// Active checks of a cluster's endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// When, and what results mean.
-    pub settings: health::Settings,
-    /// How long an answer is waited for.
-    pub timeout: Duration,
-    /// Another port than that of the endpoint.
-    pub port: Option<u16>,
-}
-
-/// What a check asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// Whether it takes a connection.
-    Tcp,
-    /// What its service of `grpc.health.v1` says.
-    Grpc {
-        /// The service asked for; empty for all of the server.
-        service: String,
-        /// The value of `:authority`; the address, if there is none.
-        host: Option<String>,
-    },
-    /// What it answers.
-    Http {
-        /// The path, perhaps with a query.
-        path: String,
-        /// The value of `Host`; the address, if there is none.
-        host: Option<String>,
-        /// What passes.
-        expected: health::Expected,
-    },
-}
-
-/// One endpoint, or as many as its name has addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its name for people; the address, if none was given.
-    pub name: String,
-    /// Where it listens.
-    pub target: Target,
-    /// Its share; at least 1.
-    pub weight: u32,
-    /// Endpoints of a higher number serve when those of lower ones cannot.
-    pub priority: u32,
-    /// Serves only when no other can.
-    pub backup: bool,
-    /// Switched off by its owner.
-    pub down: bool,
-    /// The most requests it may have in flight.
-    pub in_flight_max: Option<u32>,
-    /// Failures within `fail_timeout` after which it is left alone for as long; 0 is never.
-    pub max_fails: u32,
-    /// See `max_fails`.
-    pub fail_timeout: Duration,
-    /// What requests that are bound to it carry.
-    pub route: String,
-    /// How it is spoken to; the same for all endpoints of a cluster.
-    pub speech: Speech,
-}
-
-/// How endpoints are spoken to.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Speech {
-    /// By HTTP/2; without TLS, with prior knowledge.
-    pub http2: bool,
-    /// Each connection begins with a header of the PROXY protocol.
-    pub proxy: Option<ProxyVersion>,
-    /// By TLS.
-    pub tls: Option<ClusterTls>,
-}
-
-/// A version of the PROXY protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyVersion {
-    /// Text.
-    V1,
-    /// Binary.
-    V2,
-}
-
-/// How the endpoints of a cluster speak TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterTls {
-    /// PEM file of the authorities that sign their certificates; the system's if `None`.
-    pub ca: Option<PathBuf>,
-    /// The name that their certificates must have; if `None`, what their address names.
-    pub server_name: Option<String>,
-    /// PEM files of the certificate that they are shown, and of its key.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-    /// Whether their certificates are checked.
-    pub verify: bool,
 }
 
 /// The local application: the flags of `evener run`, by their names without the dashes in front.
@@ -465,6 +355,8 @@ pub struct Timeouts {
     pub first_byte: Option<Duration>,
     /// Between two reads of a response (504, or the connection is cut when it had begun).
     pub response_gap: Option<Duration>,
+    /// From the choice of an endpoint to the first byte of its response (504); off by default.
+    pub per_try: Option<Duration>,
     /// The whole request, from its head to the end of its response (504); off by default.
     pub request: Option<Duration>,
     /// A request that found every worker at its cap waits this long (503).
@@ -486,6 +378,7 @@ impl Default for Timeouts {
             connect: seconds(5),
             first_byte: seconds(60),
             response_gap: seconds(300),
+            per_try: None,
             request: None,
             queue_wait: seconds(10),
             upstream_idle: seconds(60),

@@ -26,6 +26,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
     let app = root.section("app").map(app);
     let listeners = listeners::listeners(root, app.is_some(), findings);
     let clusters = clusters::clusters(root, &limits, &timeouts, findings);
+    clusters::check_fallbacks(root, app.is_some(), findings);
     let routes = routes::Routes {
         clusters: &clusters,
         has_app: app.is_some(),
@@ -115,6 +116,7 @@ fn over(section: Option<&Section>, below: &Timeouts) -> Timeouts {
         connect: of("connect", below.connect),
         first_byte: of("first_byte", below.first_byte),
         response_gap: of("response_gap", below.response_gap),
+        per_try: of("per_try", below.per_try),
         request: of("request", below.request),
         queue_wait: of("queue", below.queue_wait),
         upstream_idle: of("upstream_idle", below.upstream_idle),

@@ -5,6 +5,7 @@
 //! held for a scan of the members, never for I/O.
 
 mod pressure;
+mod snapshot;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,20 +15,24 @@ use std::time::Duration;
 
 use evener_net::Postbox;
 use evener_policy::balance::{
-    Members, Method, Outcome, Pick, Picking, Reluctance, Request, Settings, Spill, Verdict,
+    Members, Method, Outcome, Pick, Picking, Reluctance, Request, Settings, Spill,
 };
+use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
 use evener_policy::outlier::{self, Action, Detector, Observed};
+use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
 
+use crate::admission::{Admission, Finished, Marks, Place};
+use crate::binding::Learned;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
-use crate::health_paths::Check;
-use crate::session::Exchange;
-use crate::shard::{Grant, SessionKey, ShardMessage};
+use crate::guard::{Entry, Guard, Queue};
+use crate::shard::{Grant, ShardMessage};
 use crate::variables::ClientBytes;
 
 pub use pressure::Alarm;
 use pressure::Pressure;
+pub use snapshot::{ClusterSnapshot, EndpointSnapshot};
 
 /// How a cluster's endpoints share its requests, and what is held against them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +43,8 @@ pub struct Conduct {
     pub outlier: Option<outlier::Settings>,
     /// How many retries the cluster bears.
     pub budget: Option<budget::Settings>,
+    /// What protects it from more than it can do.
+    pub guard: evener_config::Guard,
     /// When nobody is left who could serve, requests wait for somebody who can.
     pub waits: bool,
 }
@@ -56,6 +63,13 @@ impl Conduct {
         },
         outlier: None,
         budget: None,
+        guard: evener_config::Guard {
+            requests_max: None,
+            breaker: None,
+            concurrency: None,
+            shed: None,
+            waited_max_ms: 0,
+        },
         waits: true,
     };
 }
@@ -69,6 +83,8 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Length of the queue, readable without the lock.
     queued: AtomicUsize,
+    /// Who is bound to which endpoint by a cookie of the application.
+    learned: Learned,
     /// How many endpoints have joined, counted from one.
     joins: AtomicU32,
     /// For each health check: `joins` when the application was last seen to have nothing there.
@@ -82,6 +98,7 @@ struct State {
     scratch: Picking,
     outlier: Option<Detector>,
     budget: Option<Budget>,
+    guard: Guard,
     conduct: Conduct,
     waiting: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
@@ -93,60 +110,6 @@ impl fmt::Debug for Cluster {
     }
 }
 
-/// Where a request waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) shard: usize,
-    pub(crate) session: SessionKey,
-}
-
-/// What a request is told apart by, when that matters.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Marks<'a> {
-    pub(crate) client: ClientBytes,
-    pub(crate) key: &'a [u8],
-    /// The route of the endpoint that it is bound to; empty if it is not.
-    pub(crate) bound_to: &'a [u8],
-}
-
-/// How a request went with an endpoint.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Finished {
-    /// Whether it counts for or against it.
-    pub(crate) verdict: Option<Verdict>,
-    /// What outlier detection makes of it.
-    pub(crate) observed: Option<Observed>,
-    pub(crate) picked_ns: u64,
-    /// When the head of the response came; 0 if it did not.
-    pub(crate) head_ns: u64,
-}
-
-impl Finished {
-    /// A request that says nothing about its endpoint.
-    pub(crate) fn unjudged(picked_ns: u64) -> Finished {
-        Finished {
-            verdict: None,
-            observed: None,
-            picked_ns,
-            head_ns: 0,
-        }
-    }
-
-    /// A request whose endpoint has answered, if it has.
-    pub(crate) fn of_answer(exchange: &Exchange) -> Finished {
-        let unjudged = Finished::unjudged(exchange.picking.picked_ns());
-        if !exchange.answering {
-            return unjudged;
-        }
-        Finished {
-            verdict: Some(Verdict::Succeeded),
-            observed: Some(Observed::of_status(exchange.status)),
-            head_ns: exchange.head_ns,
-            ..unjudged
-        }
-    }
-}
-
 /// A request that waits for a slot, first come first served over all shards.
 #[derive(Debug)]
 struct Waiter {
@@ -154,60 +117,9 @@ struct Waiter {
     client: ClientBytes,
     key: Vec<u8>,
     bound_to: Vec<u8>,
+    importance: Importance,
     picking: Picking,
-}
-
-/// What became of a request for an endpoint.
-#[derive(Debug)]
-pub(crate) enum Admission {
-    /// Go ahead; the slot must be released.
-    Granted(Arc<Endpoint>),
-    /// All are full or gone: a [`ShardMessage::Granted`] follows.
-    Queued,
-    /// The queue is full as well.
-    Refused,
-    /// Nobody is alive, and it is not worth waiting.
-    Nobody,
-}
-
-/// A cluster as `status` shows it.
-#[derive(Debug, Clone)]
-pub struct ClusterSnapshot {
-    /// Its name.
-    pub name: String,
-    /// Requests waiting for a slot.
-    pub queued: usize,
-    /// Its endpoints in the order they joined.
-    pub endpoints: Vec<EndpointSnapshot>,
-}
-
-/// An endpoint as `status` shows it.
-#[derive(Debug, Clone)]
-pub struct EndpointSnapshot {
-    /// Its name in code.
-    pub id: EndpointId,
-    /// Its name for people.
-    pub name: String,
-    /// Where it listens.
-    pub address: String,
-    /// Requests and tunnels in flight.
-    pub in_flight: u32,
-    /// The most it may have.
-    pub in_flight_max: u32,
-    /// Takes no new requests.
-    pub draining: bool,
-    /// Requests sent to it since it joined.
-    pub requests: u64,
-    /// Attempts that it failed.
-    pub failures: u64,
-    /// Its event loop stands still right now.
-    pub stalled: bool,
-    /// Active checks say that it cannot take requests.
-    pub unhealthy: bool,
-    /// Left alone for now because it failed too often.
-    pub failing: bool,
-    /// Ejected by outlier detection.
-    pub ejected: bool,
+    since_ns: u64,
 }
 
 impl Cluster {
@@ -222,11 +134,13 @@ impl Cluster {
                 scratch: Picking::default(),
                 outlier: None,
                 budget: None,
+                guard: Guard::default(),
                 conduct: Conduct::WORKERS,
                 waiting: VecDeque::new(),
                 shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
+            learned: Learned::default(),
             joins: AtomicU32::new(1),
             lacks: [const { AtomicU32::new(0) }; 2],
             pressure: Pressure::default(),
@@ -254,7 +168,12 @@ impl Cluster {
         if state.conduct.budget != conduct.budget {
             state.budget = conduct.budget.map(Budget::new);
         }
+        if state.conduct.guard != conduct.guard {
+            let now_ns = monotonic_ns();
+            state.guard.set(conduct.guard, now_ns, now_ns);
+        }
         state.conduct = conduct;
+        self.serve_waiters(&mut state, monotonic_ns());
     }
 
     /// Changes how many requests may wait.
@@ -329,56 +248,9 @@ impl Cluster {
         }
     }
 
-    /// The state of every endpoint.
-    pub fn snapshot(&self) -> ClusterSnapshot {
-        let now_ns = monotonic_ns();
-        let state = self.lock();
-        let endpoints = state
-            .members
-            .iter()
-            .map(|member| EndpointSnapshot {
-                id: member.key.id,
-                name: member.key.name.clone(),
-                address: member.key.address.to_string(),
-                in_flight: member.in_flight(),
-                in_flight_max: member.in_flight_max(),
-                draining: member.is_draining(),
-                requests: member.key.requests(),
-                failures: member.key.failures(),
-                stalled: member.key.is_stalled(now_ns),
-                unhealthy: member.is_unhealthy(),
-                failing: member.is_failing(now_ns),
-                ejected: member.is_ejected(),
-            })
-            .collect();
-        ClusterSnapshot {
-            name: self.name.clone(),
-            queued: state.waiting.len(),
-            endpoints,
-        }
-    }
-
-    /// Whether some endpoint takes requests.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.lock()
-            .members
-            .iter()
-            .any(|member| !member.is_draining())
-    }
-
-    /// How many endpoints have joined so far: the last one may run other code than the others.
-    pub(crate) fn joins(&self) -> u32 {
-        self.joins.load(Relaxed)
-    }
-
-    /// Whether the application is known to have nothing at the usual path of this health check.
-    pub(crate) fn lacks(&self, check: Check) -> bool {
-        self.lacks[check as usize].load(Relaxed) == self.joins()
-    }
-
-    /// An endpoint has said so, asked when `joins` had joined.
-    pub(crate) fn note_lack(&self, check: Check, joins: u32) {
-        self.lacks[check as usize].store(joins, Relaxed);
+    /// Who is bound to which endpoint by a cookie of the application.
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     /// Whether requests wait.
@@ -399,34 +271,59 @@ impl Cluster {
         place: Place,
         marks: Marks<'_>,
         picking: &mut Picking,
+        pass: &mut Option<Pass>,
         now_ns: u64,
     ) -> Admission {
         let mut state = self.lock();
+        if state.is_guarded() {
+            let queue = Queue {
+                length: state.waiting.len(),
+                length_max: self.queue_length_max.load(Relaxed),
+                since_ns: state.waiting.front().map(|waiter| waiter.since_ns),
+            };
+            let first = picking.is_first();
+            match state.guard.enter(marks.importance, first, queue, now_ns) {
+                Entry::Open(given) => *pass = given,
+                Entry::Broken => return Admission::Broken,
+                Entry::Shed => return Admission::Shed,
+            }
+        }
         if let Some(budget) = &mut state.budget
             && picking.is_first()
         {
             budget.note_request(Duration::from_nanos(now_ns));
         }
         state.sweep(now_ns);
-        if state.waiting.is_empty() {
+        let critical = marks.importance == Importance::Critical;
+        if state.waiting.is_empty() || critical {
             match state.pick(marks, picking, now_ns) {
                 Ok(endpoint) => return Admission::Granted(endpoint),
                 Err(Pick::Full) => {}
                 // Endpoints that are not known yet, or not checked yet, are worth waiting for.
                 Err(_) if state.conduct.waits || state.members.tries() == 0 => {}
-                Err(_) => return Admission::Nobody,
+                Err(_) => {
+                    state.give_back(pass, now_ns);
+                    return Admission::Nobody;
+                }
             }
         }
         if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
+            state.give_back(pass, now_ns);
             return Admission::Refused;
         }
-        state.waiting.push_back(Waiter {
+        let waiter = Waiter {
             place,
             client: marks.client,
             key: marks.key.to_vec(),
             bound_to: marks.bound_to.to_vec(),
+            importance: marks.importance,
             picking: std::mem::take(picking),
-        });
+            since_ns: now_ns,
+        };
+        match critical {
+            true => state.waiting.push_front(waiter),
+            false => state.waiting.push_back(waiter),
+        }
         self.serve_waiters(&mut state, now_ns);
         Admission::Queued
     }
@@ -434,7 +331,10 @@ impl Cluster {
     /// An endpoint for a request whose own stands still: one that does not, and has less to do.
     pub(crate) fn admit_elsewhere(&self, from: &Endpoint, now_ns: u64) -> Option<Arc<Endpoint>> {
         let State {
-            members, scratch, ..
+            members,
+            scratch,
+            guard,
+            ..
         } = &mut *self.lock();
         scratch.reset();
         let reluctance = |endpoint: &Arc<Endpoint>| match endpoint.reluctance(now_ns) {
@@ -442,15 +342,19 @@ impl Cluster {
             _ => Reluctance::Never,
         };
         match members.pick(&Request::at(now_ns), scratch, reluctance) {
-            Pick::Chosen(index) => Some(members.at(index).key.clone()),
+            Pick::Chosen(index) => {
+                guard.begin_anyway();
+                Some(members.at(index).key.clone())
+            }
             Pick::Full | Pick::Nobody => None,
         }
     }
 
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
     /// and must be released when it arrives.
-    pub(crate) fn cancel(&self, place: Place) {
+    pub(crate) fn cancel(&self, place: Place, pass: &mut Option<Pass>, now_ns: u64) {
         let mut state = self.lock();
+        state.give_back(pass, now_ns);
         state.waiting.retain(|other| other.place != place);
         self.queued.store(state.waiting.len(), Relaxed);
     }
@@ -495,6 +399,7 @@ impl Cluster {
                 client: waiter.client,
                 key: &waiter.key,
                 bound_to: &waiter.bound_to,
+                importance: waiter.importance,
             };
             let Ok(endpoint) = state.pick(marks, &mut waiter.picking, now_ns) else {
                 state.waiting.push_front(waiter);
@@ -529,13 +434,32 @@ impl State {
             ..Request::at(now_ns)
         };
         let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
+        if !self.guard.begin(marks.importance, now_ns) {
+            return Err(Pick::Full);
+        }
         match self.members.pick(&request, picking, reluctance) {
             Pick::Chosen(index) => Ok(self.members.at(index).key.clone()),
-            nobody => Err(nobody),
+            nobody => {
+                self.guard.undo(now_ns);
+                Err(nobody)
+            }
+        }
+    }
+
+    /// Whether requests may be refused though endpoints could serve.
+    fn is_guarded(&self) -> bool {
+        self.conduct.guard.breaker.is_some() || self.conduct.guard.shed.is_some()
+    }
+
+    /// A request that passed the breaker is not tried.
+    fn give_back(&mut self, pass: &mut Option<Pass>, now_ns: u64) {
+        if let Some(pass) = pass.take() {
+            self.guard.give_back(pass, now_ns);
         }
     }
 
     fn finish(&mut self, id: u64, finished: &Finished, now_ns: u64) {
+        self.guard.end(finished, now_ns);
         let picked_ns = finished.picked_ns;
         let Some(verdict) = finished.verdict else {
             self.members.release(id, picked_ns);

@@ -12,7 +12,8 @@ use evener_telemetry::ShardTelemetry;
 use evener_vitals::monotonic_ns;
 use mio::{Registry, Token};
 
-use crate::cluster::{Cluster, Place};
+use crate::admission::Place;
+use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, TrustedPeers};
 use crate::endpoint::EndpointId;
 use crate::http2::Opening;
@@ -242,6 +243,12 @@ impl Core {
         self.request_ids.next()
     }
 
+    /// A random number up to `most`.
+    pub(crate) fn draw(&mut self, most: u64) -> u64 {
+        let drawn = self.request_ids.draw();
+        ((u128::from(drawn) * (u128::from(most) + 1)) >> 64) as u64
+    }
+
     /// Brings the text of `Date` up to now.
     pub(crate) fn refresh_date(&mut self) {
         self.date.refresh(self.now_ns);
@@ -337,12 +344,16 @@ impl RequestIds {
     }
 
     fn next(&mut self) -> [u8; 16] {
+        let mixed = self.draw();
+        std::array::from_fn(|index| b"0123456789abcdef"[(mixed >> (60 - 4 * index) & 15) as usize])
+    }
+
+    fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        std::array::from_fn(|index| b"0123456789abcdef"[(mixed >> (60 - 4 * index) & 15) as usize])
+        mixed ^ (mixed >> 31)
     }
 }
 

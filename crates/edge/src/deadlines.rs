@@ -3,6 +3,7 @@
 
 use crate::admit;
 use crate::answer;
+use crate::config::Timeouts;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::http2;
@@ -33,6 +34,8 @@ pub(crate) enum Timer {
     SendGap,
     Hold,
     Probe,
+    Try,
+    TryAgain,
     Request,
     TunnelIdle,
     Linger,
@@ -57,6 +60,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
         .map_or(general, |exchange| exchange.timeouts(general));
     let since = session.since_ms;
     let of = |from, duration, timer| Core::after(from, duration).map(|at| (at, timer));
+    let taken = session.output_moved_ms.max(since);
     match session.phase {
         Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
         Phase::Head if session.is_idle() && session.served && core.draining => {
@@ -77,20 +81,26 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
                 .and_then(|exchange| held_or_probing(exchange)),
             whole_request(session, core),
         ]),
-        Phase::Connecting => {
-            let again = session
-                .exchange
-                .as_ref()
-                .map_or(0, |exchange| exchange.connect_again_ms);
+        Phase::Backoff => session.exchange.as_ref().and_then(|exchange| {
+            earliest([
+                Some((exchange.try_again_ms, Timer::TryAgain)),
+                held_or_probing(exchange),
+                whole_request(session, core),
+            ])
+        }),
+        Phase::Connecting => session.exchange.as_ref().and_then(|exchange| {
+            let again = exchange.connect_again_ms;
             earliest([
                 of(since, timeouts.connect, Timer::Connect),
+                this_try(exchange, timeouts),
                 (again > 0).then_some((again, Timer::ConnectAgain)),
                 whole_request(session, core),
             ])
-        }
+        }),
         Phase::Exchange => session.exchange.as_ref().and_then(|exchange| {
             earliest([
                 exchange_deadline(session, exchange, core),
+                this_try(exchange, timeouts),
                 held_or_probing(exchange),
                 whole_request(session, core),
             ])
@@ -102,21 +112,22 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             of(moved, timeouts.tunnel_idle, Timer::TunnelIdle)
         }
         Phase::Local => earliest([
-            of(
-                session.output_moved_ms.max(since),
-                timeouts.send_gap,
-                Timer::SendGap,
-            ),
+            of(taken, timeouts.send_gap, Timer::SendGap),
             whole_request(session, core),
         ]),
-        Phase::Flush => of(
-            session.output_moved_ms.max(since),
-            timeouts.send_gap,
-            Timer::SendGap,
-        ),
+        Phase::Flush => of(taken, timeouts.send_gap, Timer::SendGap),
         Phase::Http2 => http2::next_deadline(session, core),
         Phase::Linger => Some((since + LINGER_MS, Timer::Linger)),
     }
+}
+
+/// The deadline of an attempt, until it is answered.
+fn this_try(exchange: &Exchange, timeouts: &Timeouts) -> Option<(u64, Timer)> {
+    if exchange.answering {
+        return None;
+    }
+    let picked_ms = exchange.picking.picked_ns() / 1_000_000;
+    Core::after(picked_ms, timeouts.per_try).map(|at| (at, Timer::Try))
 }
 
 fn whole_request(session: &Session, core: &Core) -> Option<(u64, Timer)> {
@@ -174,12 +185,14 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
         }
         Timer::QueueWait => {
             admit::leave_queue(session, core);
-            refuse(
-                session,
-                core,
-                ProxyError::edge(Stage::Admit, Kind::QueueTimeout),
-            )
+            let error = ProxyError::edge(Stage::Admit, Kind::QueueTimeout);
+            admit::give_up(session, core, error)
         }
+        Timer::Try => {
+            let error = ProxyError::upstream(Stage::Respond, Kind::TryTimeout);
+            retry::fail(session, core, error)
+        }
+        Timer::TryAgain => admit::admit(session, core),
         Timer::Connect => retry::fail(
             session,
             core,
@@ -216,10 +229,6 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
         },
         Timer::Probe => probe(session, core),
     }
-}
-
-fn refuse(session: &mut Session, core: &mut Core, error: ProxyError) -> Flow {
-    answer::refuse(session, core, &error)
 }
 
 fn close(session: &mut Session, core: &mut Core) -> Flow {

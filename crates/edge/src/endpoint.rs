@@ -114,6 +114,8 @@ pub(crate) struct Endpoint {
     pub(crate) id: EndpointId,
     pub(crate) name: String,
     pub(crate) address: EndpointAddress,
+    /// What requests that are bound to it carry.
+    pub(crate) route: String,
     pub(crate) page: Option<Arc<Page>>,
     pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
@@ -131,9 +133,13 @@ impl EndpointSpec {
     /// The endpoint as the shards share it, and on what terms it gets requests.
     pub(crate) fn admit(self, join: impl FnOnce(Arc<Endpoint>, &Terms<'_>)) {
         let server = self.address.to_string();
+        let route = match self.share.route.is_empty() {
+            true => route_of(&server),
+            false => self.share.route,
+        };
         let terms = Terms {
             server: &server,
-            route: self.share.route.as_bytes(),
+            route: route.as_bytes(),
             weight: self.share.weight,
             priority: self.share.priority,
             backup: self.share.backup,
@@ -146,6 +152,7 @@ impl EndpointSpec {
             id: self.id,
             name: self.name,
             address: self.address,
+            route: route.clone(),
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
             terms: self.terms,
@@ -158,6 +165,16 @@ impl EndpointSpec {
         };
         join(Arc::new(endpoint), &terms);
     }
+}
+
+/// A text that stands for an address and tells nobody what it is at a glance (FNV-1a).
+fn route_of(server: &str) -> String {
+    let hash = server
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    format!("{hash:016x}")
 }
 
 impl Endpoint {

@@ -61,6 +61,12 @@ pub(crate) enum Kind {
     QueueTimeout,
     /// No endpoint is there that could serve.
     NobodyAlive,
+    /// Too many requests have failed of late.
+    BreakerOpen,
+    /// Too many wait, and others are more important.
+    Shed,
+    /// The try took too long; another one may not.
+    TryTimeout,
     ConnectFailed(io::ErrorKind),
     ConnectTimeout,
     Closed,
@@ -111,7 +117,7 @@ impl ProxyError {
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
             Kind::NoRoute | Kind::NoFile => 404,
             Kind::Encoding(_) => 500,
-            Kind::QueueFull | Kind::QueueTimeout => 503,
+            Kind::QueueFull | Kind::QueueTimeout | Kind::BreakerOpen | Kind::Shed => 503,
             Kind::NobodyAlive
             | Kind::ConnectFailed(_)
             | Kind::Closed
@@ -119,6 +125,7 @@ impl ProxyError {
             | Kind::Garbage
             | Kind::Declined(_) => 502,
             Kind::ConnectTimeout
+            | Kind::TryTimeout
             | Kind::FirstByteTimeout
             | Kind::ResponseGapTimeout
             | Kind::RequestTimeout => 504,
@@ -144,13 +151,15 @@ impl ProxyError {
             Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
             Kind::QueueTimeout => "no worker was free in time; try again later",
+            Kind::BreakerOpen => "too many requests have failed of late; try again later",
+            Kind::Shed => "more important requests are served first; try again later",
             Kind::NobodyAlive => "no endpoint is alive; try again later",
             Kind::Declined(_) => "no endpoint gave a usable answer",
             Kind::ConnectFailed(_) => "no worker could be reached",
             Kind::ConnectTimeout => "no worker took the connection in time",
             Kind::Closed | Kind::Broken(_) => "the worker ended before it had answered",
             Kind::Garbage => "the worker's answer was not valid HTTP",
-            Kind::FirstByteTimeout => "the worker did not answer in time",
+            Kind::TryTimeout | Kind::FirstByteTimeout => "the worker did not answer in time",
             Kind::ResponseGapTimeout => "the worker stopped in the middle of its answer",
             Kind::RequestTimeout => "the request took longer than it may",
             Kind::ClientGone => "the client has gone",
@@ -175,12 +184,14 @@ impl ProxyError {
             Kind::QueueFull => ErrorKind::QueueFull,
             Kind::QueueTimeout => ErrorKind::QueueTimeout,
             Kind::NobodyAlive => ErrorKind::NoWorker,
+            Kind::BreakerOpen => ErrorKind::BreakerOpen,
+            Kind::Shed => ErrorKind::Shed,
             Kind::Declined(_) => ErrorKind::UpstreamDeclined,
             Kind::ConnectFailed(_) => ErrorKind::ConnectFailed,
             Kind::ConnectTimeout => ErrorKind::ConnectTimeout,
             Kind::Closed | Kind::Broken(_) => ErrorKind::UpstreamClosed,
             Kind::Garbage => ErrorKind::UpstreamMalformed,
-            Kind::FirstByteTimeout => ErrorKind::FirstByteTimeout,
+            Kind::TryTimeout | Kind::FirstByteTimeout => ErrorKind::FirstByteTimeout,
             Kind::ResponseGapTimeout => ErrorKind::ResponseGapTimeout,
             Kind::RequestTimeout => ErrorKind::RequestTimeout,
             Kind::ClientGone => ErrorKind::ClientGone,

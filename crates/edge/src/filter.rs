@@ -8,6 +8,7 @@ use evener_config::{Coding, Filters};
 use evener_filters::{Edits, Encoder, Rewritten, choose, cors_fields, rewrite};
 use evener_http1::{FieldName, Fields, Method, RequestHead, Version};
 
+use crate::binding;
 use crate::core::Core;
 use crate::local::FileBody;
 use crate::route::{Asked, push_normal_path, split_query};
@@ -75,6 +76,7 @@ pub(crate) fn request(
         edits.apply(&mut outgoing, 0);
         respond(filters, &facts, &mut filtered);
     }
+    binding::recall(&mut exchange, core.now_ns);
     exchange.outgoing = outgoing;
     exchange.filtered = Some(filtered);
     session.exchange = Some(exchange);

@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod admission;
 mod admit;
 mod answer;
+mod binding;
 mod claims;
 mod cluster;
 mod compress;
@@ -25,6 +27,7 @@ mod error;
 mod exchange;
 mod filter;
 mod forward;
+mod guard;
 mod head;
 mod health_paths;
 mod http2;

@@ -132,7 +132,11 @@ fn decide(exchange: &Exchange, facts: &Facts<'_>, filtered: &mut filter::Filtere
     match &treatment.action {
         Action::Cluster(_) => Outcome::Cluster,
         Action::Redirect(to) => Outcome::Answer(redirect(to, facts)),
-        Action::Respond(fixed) => Outcome::Answer(always(fixed, facts)),
+        Action::Respond(fixed) => {
+            let mut body = Vec::new();
+            Fill::fill(facts, &fixed.body, &mut body);
+            Outcome::Answer(fixed_answer(fixed, body))
+        }
         Action::Files { files, otherwise } => {
             let other_method = !matches!(exchange.method, Method::Get | Method::Head);
             match (other_method, otherwise.is_some()) {
@@ -191,21 +195,24 @@ fn redirect(to: &Redirect, facts: &Facts<'_>) -> Answer {
     answer
 }
 
-fn always(fixed: &Fixed, facts: &Facts<'_>) -> Answer {
+fn fixed_answer(fixed: &Fixed, body: Vec<u8>) -> Answer {
     let mut answer = Answer {
         status: fixed.status,
         ..Answer::default()
     };
-    if matches!(fixed.status, 204 | 304) {
-        return answer;
+    if !matches!(fixed.status, 204 | 304) {
+        if !body.is_empty() {
+            write::field(&mut answer.fields, b"Content-Type", fixed.media.as_bytes());
+        }
+        answer.body = Body::Bytes(body);
     }
-    let mut body = Vec::new();
-    Fill::fill(facts, &fixed.body, &mut body);
-    if !body.is_empty() {
-        write::field(&mut answer.fields, b"Content-Type", fixed.media.as_bytes());
-    }
-    answer.body = Body::Bytes(body);
     answer
+}
+
+/// Answers a request in place of its cluster; variables mean nothing there.
+pub(crate) fn instead(session: &mut Session, core: &mut Core, fixed: &Fixed) -> Flow {
+    let body = fixed.body.as_text().unwrap_or_default().as_bytes().to_vec();
+    start(session, core, fixed_answer(fixed, body))
 }
 
 /// The answer to a request for a file; `None` if there is none.

@@ -11,7 +11,8 @@ use std::mem::take;
 use evener_http1::{Framing, Method, ResponseHead, Version, parse_response, write};
 use evener_net::Transfer;
 
-use crate::cluster::Finished;
+use crate::admission::Finished;
+use crate::binding;
 use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
@@ -227,10 +228,8 @@ fn start_response(
         return Err(ProxyError::upstream(Stage::Respond, Kind::Garbage));
     }
     if retry::declines(exchange, core, head.status) {
-        return Err(ProxyError::upstream(
-            Stage::Respond,
-            Kind::Declined(head.status),
-        ));
+        let declined = Kind::Declined(head.status);
+        return Err(ProxyError::upstream(Stage::Respond, declined));
     }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
@@ -239,7 +238,10 @@ fn start_response(
         let names = template.response_fields();
         exchange.log.keep_response(names, bytes, &core.fields);
     }
-    let encoded = exchange.filtered.is_some() && compress::begin(exchange, core, bytes, head);
+    let encoded = exchange.filtered.is_some() && {
+        binding::note(exchange, bytes, &core.fields, core.now_ns);
+        compress::begin(exchange, core, bytes, head)
+    };
     let chunked = modern && (!delimited || encoded);
     // A client that is still sending is told to stop: what it sends after our answer is not read.
     let keep_alive = exchange.keep_alive
@@ -461,6 +463,7 @@ pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
     }
     if let Some(endpoint) = exchange.endpoint.take() {
         let finished = Finished::of_answer(exchange);
+        exchange.pass = None;
         exchange
             .cluster()
             .release(&endpoint, &finished, core.now_ns);

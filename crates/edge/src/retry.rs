@@ -9,9 +9,9 @@ use evener_policy::next_upstream::{Attempt, Blame, Ended, Next, Rules};
 use evener_policy::outlier::Observed;
 use evener_policy::retry::{FailedAttempt, Reached};
 
+use crate::admission::Finished;
 use crate::admit;
 use crate::answer;
-use crate::cluster::Finished;
 use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side};
@@ -54,7 +54,15 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     if again {
         core.telemetry.retried();
         exchange.reset_attempt();
-        return admit::admit(session, core);
+        return match backoff_ms(exchange, core) {
+            0 => admit::admit(session, core),
+            wait_ms => {
+                exchange.try_again_ms = core.now_ms() + wait_ms;
+                session.phase = Phase::Backoff;
+                session.since_ms = core.now_ms();
+                Flow::Wait
+            }
+        };
     }
     if exchange.answering || session.has_output() {
         // Part of the answer is with the client: only an early end can tell it.
@@ -64,7 +72,23 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
         core.give_exchange(exchange);
         return Flow::Close;
     }
-    answer::refuse(session, core, &error)
+    match error.side {
+        Side::Upstream => admit::give_up(session, core, error),
+        _ => answer::refuse(session, core, &error),
+    }
+}
+
+/// How long to wait before the next try: a random time up to a bound that doubles each time.
+fn backoff_ms(exchange: &Exchange, core: &mut Core) -> u64 {
+    let route = exchange.route.as_ref();
+    let Some(backoff) = route.and_then(|route| route.backoff) else {
+        return 0;
+    };
+    let doublings = exchange.attempts.saturating_sub(1).min(16);
+    let bound = backoff.base.saturating_mul(1 << doublings).min(backoff.max);
+    let bound_ms = u64::try_from(bound.as_millis()).unwrap_or(u64::MAX);
+    // At least a millisecond: the timers know no less.
+    core.draw(bound_ms).max(1)
 }
 
 /// Whether an answer of this status is declined in favour of another endpoint's, or of our own to
@@ -93,7 +117,10 @@ fn next_upstream(
 ) -> Option<(Next, Blame)> {
     let ended = match error.kind {
         Kind::ConnectFailed(_) | Kind::Closed | Kind::Broken(_) => Ended::Error,
-        Kind::ConnectTimeout | Kind::FirstByteTimeout | Kind::ResponseGapTimeout => Ended::Timeout,
+        Kind::ConnectTimeout
+        | Kind::TryTimeout
+        | Kind::FirstByteTimeout
+        | Kind::ResponseGapTimeout => Ended::Timeout,
         Kind::Garbage => Ended::InvalidHeader,
         Kind::Declined(status) => Ended::Status(status),
         _ => return None,
@@ -146,7 +173,11 @@ fn is_safe(exchange: &Exchange, reached: Reached) -> bool {
 fn is_accident(kind: Kind) -> bool {
     matches!(
         kind,
-        Kind::ConnectFailed(_) | Kind::ConnectTimeout | Kind::Closed | Kind::Broken(_)
+        Kind::ConnectFailed(_)
+            | Kind::ConnectTimeout
+            | Kind::TryTimeout
+            | Kind::Closed
+            | Kind::Broken(_)
     )
 }
 
@@ -175,7 +206,10 @@ fn give_up_attempt(
         if refused && exchange.resend() == Resend::Safe {
             endpoint.suspect(core.now_ns);
         }
-        let mut finished = Finished::unjudged(exchange.picking.picked_ns());
+        let mut finished = Finished {
+            pass: exchange.pass.take(),
+            ..Finished::unjudged(exchange.picking.picked_ns())
+        };
         if error.side == Side::Upstream {
             endpoint.count_failure();
             finished.observed = Some(match error.kind {

@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, BalanceKey, Filters, HostPattern, Matcher, PathPattern, Resend, Route, Template,
-    Timeouts, ValuePattern,
+    Action, Backoff, BalanceKey, Binding, Fallback, Filters, Fixed, HostPattern, Matcher,
+    PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
+use evener_policy::shed::Importance;
 
 use crate::cluster::Cluster;
 
@@ -48,9 +49,22 @@ pub(crate) struct ActiveRoute {
     pub(crate) sticky: Option<Template>,
     /// When a request may go to another endpoint.
     pub(crate) resend: Resend,
+    /// How long a request waits before another try.
+    pub(crate) backoff: Option<Backoff>,
+    /// What becomes of requests that the cluster does not take.
+    pub(crate) fallback: Option<ActiveFallback>,
+    /// How important its requests are to the cluster.
+    pub(crate) importance: Importance,
     /// What is done besides passing requests on, if anything is.
     pub(crate) treatment: Option<Box<Treatment>>,
     conditions: Conditions,
+}
+
+/// What becomes of requests that a cluster does not take.
+#[derive(Debug)]
+pub(crate) enum ActiveFallback {
+    Cluster(Arc<Cluster>),
+    Answer(Fixed),
 }
 
 /// What a route does besides passing requests on.
@@ -58,15 +72,19 @@ pub(crate) struct ActiveRoute {
 pub(crate) struct Treatment {
     pub(crate) action: Action,
     pub(crate) filters: Filters,
+    pub(crate) binding: Option<Binding>,
 }
 
 impl Treatment {
     fn of(route: &Route) -> Option<Box<Treatment>> {
-        let plain = matches!(route.action, Action::Cluster(_)) && route.filters.is_empty();
+        let plain = matches!(route.action, Action::Cluster(_))
+            && route.filters.is_empty()
+            && route.binding.is_none();
         (!plain).then(|| {
             Box::new(Treatment {
                 action: route.action.clone(),
                 filters: route.filters.clone(),
+                binding: route.binding.clone(),
             })
         })
     }
@@ -104,7 +122,7 @@ impl RouteTable {
         ordered.sort_by_key(|route| specificity(&route.matcher));
         let mut table = RouteTable::default();
         for route in ordered {
-            let named = |name| clusters.iter().find(|cluster| cluster.name() == name);
+            let named = |name: &str| clusters.iter().find(|cluster| cluster.name() == name);
             let cluster = match route.action.cluster() {
                 Some(name) => match named(name) {
                     Some(cluster) => Some(cluster.clone()),
@@ -119,6 +137,15 @@ impl RouteTable {
                 key: route.key.clone(),
                 sticky: route.sticky.clone(),
                 resend: route.resend,
+                backoff: route.backoff,
+                fallback: match &route.fallback {
+                    Some(Fallback::Cluster(name)) => {
+                        named(name).cloned().map(ActiveFallback::Cluster)
+                    }
+                    Some(Fallback::Answer(fixed)) => Some(ActiveFallback::Answer(fixed.clone())),
+                    None => None,
+                },
+                importance: route.importance,
                 treatment: Treatment::of(route),
                 conditions: Conditions::new(&route.matcher, listeners),
             });

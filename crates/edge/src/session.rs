@@ -8,6 +8,7 @@ use std::sync::Arc;
 use evener_http1::{BodyDecoder, Fields, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
 use evener_policy::balance::Picking;
+use evener_policy::breaker::Pass;
 
 use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
@@ -17,7 +18,7 @@ use crate::head::ResponseTerms;
 use crate::health_paths::Asked;
 use crate::http2::Http2;
 use crate::pool::Upstream;
-use crate::route::{ActiveRoute, Treatment};
+use crate::route::{ActiveFallback, ActiveRoute, Treatment};
 use crate::shard::SessionKey;
 use crate::variables::ClientBytes;
 
@@ -30,6 +31,8 @@ pub(crate) enum Phase {
     Head,
     /// In the cluster's queue.
     Waiting,
+    /// Waiting a little before another try.
+    Backoff,
     /// Waiting for an upstream connection.
     Connecting,
     /// Request and response under way.
@@ -181,6 +184,12 @@ pub(crate) struct Exchange {
     pub(crate) key: Vec<u8>,
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
+    /// By which the breaker let the attempt pass.
+    pub(crate) pass: Option<Pass>,
+    /// The cluster did not take it: it goes to the one that stands in.
+    pub(crate) fallen: bool,
+    /// When the next attempt may be made.
+    pub(crate) try_again_ms: u64,
     pub(crate) attempts: u32,
     /// Attempts that cost no try: their connection was stale.
     pub(crate) free_tries: u32,
@@ -292,6 +301,8 @@ impl Exchange {
         self.client = ClientBytes::default();
         self.key.clear();
         self.picking.reset();
+        self.pass = None;
+        self.fallen = false;
         self.attempts = 0;
         self.free_tries = 0;
         self.bound_to.clear();
@@ -329,9 +340,12 @@ impl Exchange {
 
     /// The cluster it goes to.
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
-        self.route
-            .as_ref()
-            .and_then(|route| route.cluster.as_ref())
+        let route = self.route.as_ref();
+        route
+            .and_then(|route| match &route.fallback {
+                Some(ActiveFallback::Cluster(other)) if self.fallen => Some(other),
+                _ => route.cluster.as_ref(),
+            })
             .expect("only a request with a cluster has an endpoint")
     }
 

@@ -396,7 +396,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
         let flow = match session.phase {
             Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
-            Phase::Waiting => exchange::wait(session, core),
+            Phase::Waiting | Phase::Backoff => exchange::wait(session, core),
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),

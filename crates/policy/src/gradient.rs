@@ -97,8 +97,13 @@ impl Gradient {
 
     /// Asks for a request to pass; if it does, [`Gradient::finish`] must follow.
     pub fn admit(&mut self, now: Duration) -> bool {
+        self.admit_beyond(now, 0)
+    }
+
+    /// As [`Gradient::admit`], with so many slots beyond the limit.
+    pub fn admit_beyond(&mut self, now: Duration, beyond: u32) -> bool {
         self.adjust(now);
-        if self.in_flight >= self.limit() {
+        if self.in_flight >= self.limit().saturating_add(beyond) {
             return false;
         }
         self.in_flight += 1;

@@ -70,6 +70,10 @@ error_kinds! {
     QueueTimeout = "queue_timeout",
     /// No worker takes traffic.
     NoWorker = "no_worker",
+    /// The cluster's circuit breaker was open.
+    BreakerOpen = "breaker_open",
+    /// Too many requests waited, and others were more important.
+    Shed = "shed",
     /// An upstream connection was refused or failed.
     ConnectFailed = "connect_failed",
     /// An upstream connection was not there in time.

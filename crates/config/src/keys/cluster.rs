@@ -1,5 +1,6 @@
 //! `[cluster.NAME]` and what belongs to it.
 
+use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED, STICKY};
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
@@ -51,6 +52,43 @@ the one with the least latency times requests; `first_fit` the first that is not
             "How many retries the cluster bears; without it, as many as there are.",
         ),
         key(
+            "retry_backoff",
+            TableOf(&RETRY_BACKOFF),
+            Absent,
+            "How long a request waits before it goes to another endpoint; without it, not at all.",
+        ),
+        key(
+            "max_requests",
+            Whole(1, 1_000_000),
+            Absent,
+            "Requests that all endpoints together have in flight; others wait in the queue.",
+        ),
+        key(
+            "breaker",
+            TableOf(&BREAKER),
+            Absent,
+            "Refuses requests for a while when too many fail or are slow.",
+        ),
+        key(
+            "concurrency",
+            TableOf(&CONCURRENCY),
+            Absent,
+            "Finds out how many requests in flight are good for the endpoints; others wait in the queue.",
+        ),
+        key(
+            "shed",
+            Either(&[Flag, TableOf(&SHED)]),
+            Value("false"),
+            "Refuses the least important requests when too many wait, more of them the longer the queue is.",
+        ),
+        key(
+            "fallback",
+            TableOf(&FALLBACK),
+            Absent,
+            "What becomes of requests that the cluster does not answer: its breaker is open, they are shed, the queue is full \
+or takes too long, or no endpoint that may be tried gives an answer.",
+        ),
+        key(
             "outlier",
             TableOf(&OUTLIER),
             Absent,
@@ -70,9 +108,9 @@ the one with the least latency times requests; `first_fit` the first that is not
         ),
         key(
             "sticky",
-            Formed(&TEMPLATE),
+            Either(&[Formed(&TEMPLATE), TableOf(&STICKY)]),
             Absent,
-            "Requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
+            "Keeps clients at their endpoint; a table by cookies. With a text, requests for which this text is the `route` of an endpoint go to that endpoint, if it can serve (nginx's `sticky route`).",
         ),
         key(
             "protocol",
@@ -312,6 +350,12 @@ static CLUSTER_TIMEOUTS: Table = Table {
     doc: "Deadlines for the requests of one cluster.",
     keys: &[
         key(
+            "per_try",
+            Deadline,
+            Value("\"off\""),
+            "From the choice of an endpoint until its response begins; then the next endpoint is tried, if `next_upstream` says so (504).",
+        ),
+        key(
             "connect",
             Deadline,
             Said("that of `[timeouts]`"),
@@ -504,7 +548,7 @@ static ENDPOINT: Table = Table {
             "route",
             Text,
             Absent,
-            "With the cluster's `sticky`: requests that carry this text come to this endpoint.",
+            "With the cluster's `sticky`: requests that carry this text come to this endpoint. Without it, a text is made of the endpoint's address.",
         ),
         key(
             "max_conns",

@@ -80,6 +80,12 @@ route cannot be got round by writing its path in another way; what is sent on is
             "Only with these arguments in the query; each name with the value it must have.",
         ),
         key(
+            "importance",
+            Word(&["low", "normal", "high", "critical"]),
+            Value("\"normal\""),
+            "How important the requests are to the cluster's `shed`.",
+        ),
+        key(
             "strip_prefix",
             Formed(&PATH),
             Absent,

@@ -8,10 +8,13 @@ use evener_policy::health;
 
 use super::{APP, only, over, sharing, speech};
 use crate::error::Findings;
+use crate::filters::Fixed;
 use crate::model::{
-    BalanceKey, CheckKind, Cluster, Endpoint, HealthCheck, Limits, Resend, Speech, Timeouts,
+    BalanceKey, CheckKind, Cluster, Endpoint, Fallback, HealthCheck, Limits, Resend, Speech,
+    Timeouts,
 };
-use crate::template::Template;
+use crate::near::nearest;
+use crate::template::{Part, Template};
 use crate::typed::Section;
 use crate::values::{self, Target};
 
@@ -51,15 +54,23 @@ pub(super) fn clusters(
         if let Some(section) = section {
             speech::refuse(section, &speech, &endpoints, health.as_ref(), findings);
         }
+        let (sticky, binding) = section
+            .and_then(|section| section.get("sticky"))
+            .map(|node| sharing::sticky(node, findings))
+            .unwrap_or_default();
         clusters.push(Cluster {
             name: name.clone(),
             method,
             key,
-            sticky: section
-                .and_then(|section| section.text("sticky"))
-                .and_then(|text| Template::parse(text).ok()),
+            sticky,
+            binding,
             resend: section.map_or(Resend::Safe, sharing::resend),
-            sharing: section.map(sharing::sharing).unwrap_or_default(),
+            fallback: section
+                .and_then(|section| section.section("fallback"))
+                .map(|section| fallback(section, findings)),
+            sharing: section
+                .map(|section| sharing::sharing(section, general, findings))
+                .unwrap_or_default(),
             health,
             endpoints,
             queue_length: of("queue").map_or(limits.queue_length, |n| {
@@ -73,6 +84,59 @@ pub(super) fn clusters(
     }
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
     clusters
+}
+
+/// What becomes of requests that a cluster does not take.
+fn fallback(section: &Section, findings: &mut Findings) -> Fallback {
+    let answer = ["status", "body", "type"];
+    if let Some(cluster) = section.key_span("cluster") {
+        for key in answer {
+            if let Some(own) = section.key_span(key) {
+                let message = format!("`{key}` goes without `cluster`");
+                findings.add_pair(own, message, cluster, "`cluster` is here");
+            }
+        }
+    }
+    match section.text("cluster") {
+        Some(name) => Fallback::Cluster(name.to_owned()),
+        None => Fallback::Answer(Fixed {
+            status: section
+                .whole("status")
+                .and_then(|status| u16::try_from(status).ok())
+                .unwrap_or(503),
+            body: Template {
+                parts: vec![Part::Text(
+                    section.text("body").unwrap_or_default().to_owned(),
+                )],
+            },
+            media: section.text("type").unwrap_or_default().to_owned(),
+        }),
+    }
+}
+
+/// Fallbacks name clusters that are there, and others.
+pub(super) fn check_fallbacks(root: &Section, has_app: bool, findings: &mut Findings) {
+    let names = || {
+        let app = has_app.then_some(APP);
+        let named = root.named("cluster").iter();
+        named.map(|(name, _, _)| name.as_str()).chain(app)
+    };
+    for (cluster, _, node) in root.named("cluster") {
+        let section = node.as_section().and_then(|one| one.section("fallback"));
+        let Some(node) = section.and_then(|section| section.get("cluster")) else {
+            continue;
+        };
+        let name = node.as_text().unwrap_or_default();
+        if name == cluster {
+            findings.add(&node.span, "a cluster cannot be its own fallback");
+        } else if !names().any(|known| known == name) {
+            let help = match nearest(name, names()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            findings.add(&node.span, format!("there is no cluster `{name}`; {help}"));
+        }
+    }
 }
 
 /// How a cluster chooses, and by what it tells requests apart.

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use evener_policy::shed::Importance;
+
 use super::{APP, filters, only, over};
 use crate::error::Findings;
 use crate::filters::Redirect;
@@ -83,7 +85,16 @@ impl Routes<'_> {
             timeouts: over(section.section("timeouts"), below),
             key,
             sticky: goes_to.and_then(|cluster| cluster.sticky.clone()),
+            binding: goes_to.and_then(|cluster| cluster.binding.clone()),
             resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
+            backoff: goes_to.and_then(|cluster| cluster.sharing.backoff),
+            fallback: goes_to.and_then(|cluster| cluster.fallback.clone()),
+            importance: match section.text("importance") {
+                Some("low") => Importance::Low,
+                Some("high") => Importance::High,
+                Some("critical") => Importance::Critical,
+                _ => Importance::Normal,
+            },
             filters,
             first: false,
         }

@@ -7,8 +7,8 @@ use evener_net::BoundListener;
 
 use super::{Grant, Shard, ShardMessage, step_through};
 use crate::accept::{self, Backlog};
+use crate::admission::Finished;
 use crate::admit;
-use crate::cluster::Finished;
 use crate::core::Owner;
 use crate::deadlines;
 use crate::endpoint::EndpointId;
