@@ -2,6 +2,7 @@
 newer program beside the old one, going on without workers; and life as a container's first process.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,9 +11,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
+from load import Ask, Load, Outcome
 from recording import EVENER, Recorded
 from running import PROGRAM, alive, eventually
 from wire import Response, Wire
@@ -159,23 +162,16 @@ def test_usr2_starts_a_newer_program_that_takes_over(begin: Begin, tmp_path: Pat
         return parents == {old, newer}
 
     eventually(both, "workers of both answer", 30, 0.005)
-    refused: list[str] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.is_set():
-            try:
-                running.get()
-            except (OSError, EOFError, AssertionError) as error:
-                refused.append(repr(error))
-
-    asking = threading.Thread(target=ask)
+    # Clients that ask one thing after the other on connections that stay open notice nothing.
+    load = Load(running.port, lambda: repeat(Ask("/")), 16)
+    outcomes: list[Outcome] = []
+    asking = threading.Thread(target=lambda: outcomes.append(asyncio.run(load.run(3))))
     asking.start()
+    eventually(lambda: load.outcome.answered > 100, "a load")
     assert running.stop() == 0
     eventually(lambda: pid_in(pidfile) == newer, "it has the pid file", 30)
-    done.set()
     asking.join()
-    assert not refused
+    assert not outcomes[0].failures, outcomes[0]
     assert not beside.exists()
     assert answers(path), "the socket's file is the newer one's now"
     os.kill(newer, signal.SIGTERM)

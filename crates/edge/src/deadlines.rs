@@ -13,6 +13,10 @@ use crate::session::{Exchange, Flow, Phase, Session};
 
 /// An idle connection that has not asked for anything yet gets this long once we drain.
 pub(crate) const DRAIN_IDLE_MS: u64 = 1_000;
+/// One that has been served, and was not told that it would be closed, gets this long since then:
+/// a client that asks one thing after the other has its next question on the way, and would find the
+/// connection gone.
+pub(crate) const DRAIN_SERVED_MS: u64 = 500;
 /// A client that has its answer gets this long to close.
 const LINGER_MS: u64 = 2_000;
 
@@ -39,6 +43,14 @@ pub(crate) enum Timer {
     StuckStreams,
 }
 
+/// Whether a connection has nothing to wait for any more, because we drain.
+pub(crate) fn is_left_behind(session: &Session, core: &Core) -> bool {
+    core.draining
+        && session.is_idle()
+        && session.served
+        && core.now_ms() >= session.since_ms + DRAIN_SERVED_MS
+}
+
 /// The earliest deadline, in milliseconds.
 pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     let general = &core.config.timeouts;
@@ -51,6 +63,9 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     let taken = session.output_moved_ms.max(since);
     match session.phase {
         Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
+        Phase::Head if session.is_idle() && session.served && core.draining => {
+            Some((since + DRAIN_SERVED_MS, Timer::KeepAlive))
+        }
         Phase::Head if session.is_idle() && session.served => {
             of(since, timeouts.keep_alive, Timer::KeepAlive)
         }

@@ -414,7 +414,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
 
 fn read_next_head(session: &mut Session, core: &mut Core) -> Flow {
     let flow = decode::read_head(session, core);
-    if flow == Flow::Wait && core.draining && session.is_idle() && session.served {
+    if flow == Flow::Wait && deadlines::is_left_behind(session, core) {
         return Flow::Close;
     }
     flow

@@ -10,6 +10,7 @@ use crate::accept::{self, Backlog};
 use crate::admission::Finished;
 use crate::admit;
 use crate::core::Owner;
+use crate::deadlines;
 use crate::endpoint::EndpointId;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::http2::{self, upstream};
@@ -169,12 +170,8 @@ impl Shard {
             }
             // A request may have arrived a moment ago: it is served, not cut.
             self.drive(index);
-            let idle = self
-                .sessions
-                .slab
-                .get(index)
-                .is_some_and(|s| s.is_idle() && s.served);
-            if idle {
+            let session = self.sessions.slab.get(index);
+            if session.is_some_and(|session| deadlines::is_left_behind(session, &self.core)) {
                 self.close(index);
             }
         }
