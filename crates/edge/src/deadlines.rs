@@ -51,6 +51,9 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     let taken = session.output_moved_ms.max(since);
     match session.phase {
         Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
+        Phase::Head if session.is_idle() && session.served && core.draining => {
+            Some((core.idle_until_ms, Timer::KeepAlive))
+        }
         Phase::Head if session.is_idle() && session.served => {
             of(since, timeouts.keep_alive, Timer::KeepAlive)
         }

@@ -69,7 +69,7 @@ pub(crate) enum ShardMessage {
     /// Say that you are there.
     Answer,
     /// Take no new connections, finish the rest.
-    Drain,
+    Drain { linger: Duration },
     /// A drain is over: new connections are welcome again.
     Resume,
     /// Cut everything and end.
@@ -414,7 +414,8 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
 
 fn read_next_head(session: &mut Session, core: &mut Core) -> Flow {
     let flow = decode::read_head(session, core);
-    if flow == Flow::Wait && core.draining && session.is_idle() && session.served {
+    let over = core.draining && core.now_ms() >= core.idle_until_ms;
+    if flow == Flow::Wait && over && session.is_idle() && session.served {
         return Flow::Close;
     }
     flow

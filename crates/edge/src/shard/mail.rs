@@ -2,6 +2,7 @@
 //! that come and go, a new configuration, the end.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use evener_net::BoundListener;
 
@@ -37,7 +38,7 @@ impl Shard {
                 ShardMessage::Answer => {
                     self.core.progress.answered.fetch_add(1, Ordering::Release);
                 }
-                ShardMessage::Drain => self.drain(),
+                ShardMessage::Drain { linger } => self.drain(linger),
                 ShardMessage::Resume => self.resume(),
                 ShardMessage::Stop => self.stopping = true,
             }
@@ -146,11 +147,12 @@ impl Shard {
     }
 
     /// Takes what waits in the backlog, then closes the listeners and the idle connections.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, linger: Duration) {
         if self.core.draining {
             return;
         }
         self.core.draining = true;
+        self.core.idle_until_ms = self.core.now_ms() + linger.as_millis() as u64;
         for place in 0..self.listeners.len() {
             self.unlisten(place);
         }
@@ -174,8 +176,10 @@ impl Shard {
                 .slab
                 .get(index)
                 .is_some_and(|s| s.is_idle() && s.served);
-            if idle {
+            if idle && linger.is_zero() {
                 self.close(index);
+            } else if idle {
+                self.arm(index);
             }
         }
         self.core.progress.closed.fetch_add(1, Ordering::Release);
