@@ -34,7 +34,7 @@ def wait_until_stalled(evener: Evener, workers: int) -> None:
     """Waits until so many workers stand still."""
 
     def enough() -> bool:
-        return sum(worker["stalled"] for worker in evener.workers()) >= workers
+        return sum(bool(worker["stalled"]) for worker in evener.workers()) >= workers
 
     eventually(enough, f"{workers} stand still")
 
