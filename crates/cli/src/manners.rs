@@ -36,7 +36,7 @@ impl Running {
         } else if let Some(stopping) = &mut self.stopping {
             stopping.deadline = stopping.deadline.min(now + HURRY);
             if stopping.announced.take().is_some() {
-                self.edge.drain();
+                self.close_edge();
             }
         }
         self.log.info(format_args!(
@@ -178,7 +178,7 @@ impl Running {
         self.log.info(format_args!(
             "SIGWINCH: ending the workers, taking no connections until SIGHUP"
         ));
-        self.edge.drain();
+        self.close_edge();
         let deadline = Instant::now() + self.grace;
         self.resting = Some(Resting {
             deadline: Some(deadline),

@@ -26,6 +26,8 @@ use crate::upkeep::Upkeep;
 
 /// How often it is looked whether clients are done, while stopping.
 const STOP_POLL: Duration = Duration::from_millis(10);
+/// How long connections without a request are kept when somebody else takes new ones.
+const LINGER: Duration = Duration::from_secs(1);
 /// How often it is looked whether what left the configuration has finished its last request.
 const TIDY_POLL: Duration = Duration::from_millis(100);
 
@@ -324,7 +326,7 @@ impl Running {
             ));
             stopping.deadline = Instant::now();
             if announced {
-                self.edge.drain();
+                self.close_edge();
             }
             if let Some(fleet) = &self.fleet {
                 fleet.handle.stop(Duration::ZERO).await;
@@ -345,7 +347,7 @@ impl Running {
                 format!("not ready any more; serving for another {delay} s, then ")
             }
             None => {
-                self.edge.drain();
+                self.close_edge();
                 String::new()
             }
         };
@@ -359,13 +361,25 @@ impl Running {
         });
     }
 
+    /// Takes no connections any more. Where somebody else takes them, those without a request are
+    /// kept for a moment: a client may be about to use one.
+    pub(crate) fn close_edge(&self) {
+        let manners = self.host.as_ref().and_then(|host| host.manners.as_ref());
+        let upgraded = manners.is_some_and(|manners| manners.upgrade.has_newer());
+        let linger = match upgraded || !self.activated.is_empty() {
+            true => LINGER,
+            false => Duration::ZERO,
+        };
+        self.edge.drain(linger);
+    }
+
     /// Nobody new may come.
     pub(crate) fn begin_to_stop(&mut self) {
         self.program.draining.store(true, Ordering::Relaxed);
         if let Some(notifier) = &mut self.notifier {
             notifier.stopping();
         }
-        self.edge.drain();
+        self.close_edge();
     }
 
     /// Workers are told to stop once no client can bring another request: every connection that
@@ -380,7 +394,8 @@ impl Running {
                 return false;
             }
             stopping.announced = None;
-            self.edge.drain();
+            self.close_edge();
+            return false;
         }
         // In this order: what is in flight later than the connections were counted is on them.
         let (now, closed) = (Instant::now(), self.edge.is_closed());

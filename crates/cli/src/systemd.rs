@@ -157,6 +157,11 @@ impl Activated {
         })
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
     /// All of them, in the place of the listeners that a command line names.
     pub(crate) fn in_place_of(&mut self, wanted: Vec<ListenerSpec>) -> Vec<ListenerSpec> {
         let Some(first) = wanted.first().filter(|_| !self.sockets.is_empty()) else {

@@ -69,6 +69,8 @@ pub(crate) struct Core {
     /// Still serves, and says on the readiness path that it will not for long.
     pub(crate) leaving: bool,
     pub(crate) draining: bool,
+    /// While it drains: until when connections without a request are kept.
+    pub(crate) idle_until_ms: u64,
     /// Connections that were just accepted and have no deadline yet.
     pub(crate) accepted: Vec<usize>,
     pub(crate) now_ns: u64,
@@ -154,6 +156,7 @@ impl Core {
             waiting: 0,
             leaving: false,
             draining: false,
+            idle_until_ms: 0,
             accepted: Vec::new(),
             now_ns: monotonic_ns(),
             bells: Arc::default(),

@@ -48,7 +48,13 @@ pub(crate) fn is_left_behind(session: &Session, core: &Core) -> bool {
     core.draining
         && session.is_idle()
         && session.served
-        && core.now_ms() >= session.since_ms + DRAIN_SERVED_MS
+        && core.now_ms() >= left_behind_ms(session, core)
+}
+
+/// When a connection that is idle while we drain is given up: some time after its last answer, and
+/// not before the drain has lingered.
+fn left_behind_ms(session: &Session, core: &Core) -> u64 {
+    core.idle_until_ms.max(session.since_ms + DRAIN_SERVED_MS)
 }
 
 /// The earliest deadline, in milliseconds.
@@ -64,7 +70,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
     match session.phase {
         Phase::Proxied => of(since, timeouts.header_read, Timer::KeepAlive),
         Phase::Head if session.is_idle() && session.served && core.draining => {
-            Some((since + DRAIN_SERVED_MS, Timer::KeepAlive))
+            Some((left_behind_ms(session, core), Timer::KeepAlive))
         }
         Phase::Head if session.is_idle() && session.served => {
             of(since, timeouts.keep_alive, Timer::KeepAlive)

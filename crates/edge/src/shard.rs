@@ -69,7 +69,7 @@ pub(crate) enum ShardMessage {
     /// Say that you are there.
     Answer,
     /// Take no new connections, finish the rest.
-    Drain,
+    Drain { linger: Duration },
     /// A drain is over: new connections are welcome again.
     Resume,
     /// Cut everything and end.

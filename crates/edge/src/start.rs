@@ -11,6 +11,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use evener_net::{BoundListener, ListenError, Postbox, ServerTls, TlsError, mailbox};
 use evener_telemetry::Telemetry;
@@ -279,10 +280,11 @@ impl Edge {
     }
 
     /// Takes no new connections after those already in the backlog; finishes what is under way
-    /// and closes each connection after its response.
-    pub fn drain(&self) {
+    /// and closes each connection after its response. Those without a request are closed after
+    /// `linger`: when somebody else serves here, a client that uses one just then loses nothing.
+    pub fn drain(&self, linger: Duration) {
         for shard in &self.shards {
-            shard.postbox.post(ShardMessage::Drain);
+            shard.postbox.post(ShardMessage::Drain { linger });
         }
     }
 

@@ -2,6 +2,7 @@
 //! that come and go, a new configuration, the end.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use evener_net::BoundListener;
 
@@ -38,7 +39,7 @@ impl Shard {
                 ShardMessage::Answer => {
                     self.core.progress.answered.fetch_add(1, Ordering::Release);
                 }
-                ShardMessage::Drain => self.drain(),
+                ShardMessage::Drain { linger } => self.drain(linger),
                 ShardMessage::Resume => self.resume(),
                 ShardMessage::Stop => self.stopping = true,
             }
@@ -147,11 +148,12 @@ impl Shard {
     }
 
     /// Takes what waits in the backlog, then closes the listeners and the idle connections.
-    pub(super) fn drain(&mut self) {
+    pub(super) fn drain(&mut self, linger: Duration) {
         if self.core.draining {
             return;
         }
         self.core.draining = true;
+        self.core.idle_until_ms = self.core.now_ms() + linger.as_millis() as u64;
         for place in 0..self.listeners.len() {
             self.unlisten(place);
         }
@@ -173,6 +175,8 @@ impl Shard {
             let session = self.sessions.slab.get(index);
             if session.is_some_and(|session| deadlines::is_left_behind(session, &self.core)) {
                 self.close(index);
+            } else if session.is_some_and(|session| session.is_idle() && session.served) {
+                self.arm(index);
             }
         }
         self.core.progress.closed.fetch_add(1, Ordering::Release);
