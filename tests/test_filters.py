@@ -156,8 +156,19 @@ def test_redirects_and_answers_of_our_own(serve: Serve, origin: Origins) -> None
         wire.send("GET /gone HTTP/1.1\r\nHost: t\r\n\r\nGET /who HTTP/1.1\r\nHost: t\r\n\r\n")
         assert [wire.response().status, wire.response().status] == [410, 200]
     with served.wire() as wire:
+        # A short body is waited for and forgotten, so that the connection goes on.
+        wire.send("POST /hello HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n12345")
+        wire.send("67890")
+        assert wire.response().json() == {"method": "POST"}
+        wire.send(
+            "POST /gone HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        wire.send("0\r\n\r\n")
+        assert wire.response().status == 410
+        assert wire.get("/who").status == 200
+    with served.wire() as wire:
         # A body that was not read is not taken for the next request.
-        wire.send("POST /gone HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nGET /who")
+        wire.send("POST /gone HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\nGET /who")
         refused = wire.response()
         assert refused.status == 410
         assert refused.closes
