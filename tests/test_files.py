@@ -1,15 +1,18 @@
 """Folders that routes serve: ranges, conditions, what lies ready compressed, and no way out."""
 
 import email.utils
+import getpass
 import gzip
 import os
 import random
+import shutil
 import socket
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from running import Origins, Serve, Served, eventually
+from running import Origins, Serve, Served, eventually, free_port
 from wire import Response, Wire
 
 PAGE = b"<h1>page</h1>\n"
@@ -251,3 +254,117 @@ def test_a_folder_that_is_not_there(serve: Serve, tmp_path: Path) -> None:
     served = serve(files(tmp_path / "none"), wait=False)
     eventually(lambda: served.process.poll() is not None, "it ends")
     assert "evener.toml:7:18: `files`: there is no folder" in served.words()
+
+
+NGINX = """
+user {user};
+worker_processes 1;
+daemon off;
+error_log {folder}/error.log warn;
+pid {folder}/nginx.pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  types {{ text/html html; text/plain txt; text/javascript js; }}
+  charset utf-8;
+  charset_types text/plain text/javascript;
+  server {{
+    listen 127.0.0.1:{port};
+    root {site};
+    gzip_static on;
+    gzip_vary on;
+  }}
+}}
+"""
+
+LONG_AGO = "Sun, 06 Nov 1994 08:49:37 GMT"
+ASKED: list[tuple[str, str, list[str]]] = [
+    ("GET", "/", []),
+    ("HEAD", "/index.html", []),
+    ("GET", "/digits.txt", []),
+    ("GET", "/./docs/../digits.txt", []),
+    ("GET", "/di%67its.txt", []),
+    ("GET", "/a%20b%25.txt", []),
+    ("GET", "/none", []),
+    ("GET", "/docs/", []),
+    ("POST", "/digits.txt", []),
+    ("GET", "/app.js", ["Accept-Encoding: gzip"]),
+    ("GET", "/app.js", ["Accept-Encoding: gzip;q=0"]),
+    ("GET", "/app.js", []),
+    ("HEAD", "/app.js", ["Accept-Encoding: gzip"]),
+    *[
+        ("GET", "/digits.txt", [f"Range: bytes={ranges}"])
+        for ranges in ("0-9", "95-", "-3", "-300", "99-200", "100-", "200-300", "-0", "0-")
+    ],
+    ("GET", "/digits.txt", ["Range: bytes=0-0", "If-Range: TAG"]),
+    ("GET", "/digits.txt", ["Range: bytes=0-0", 'If-Range: "x"']),
+    ("GET", "/digits.txt", ["Range: bytes=0-0", "If-Range: DATE"]),
+    ("GET", "/digits.txt", ["Range: bytes=0-0", f"If-Range: {LONG_AGO}"]),
+    ("GET", "/digits.txt", ["If-None-Match: TAG"]),
+    ("GET", "/digits.txt", ["If-None-Match: W/TAG"]),
+    ("GET", "/digits.txt", ['If-None-Match: "x", TAG']),
+    ("GET", "/digits.txt", ['If-None-Match: "x"', "If-Modified-Since: DATE"]),
+    ("GET", "/digits.txt", ["If-Match: TAG"]),
+    ("GET", "/digits.txt", ['If-Match: "x"']),
+    ("GET", "/digits.txt", ["If-Match: *"]),
+    ("GET", "/digits.txt", ["If-Modified-Since: DATE"]),
+    ("GET", "/digits.txt", [f"If-Modified-Since: {LONG_AGO}"]),
+    ("GET", "/digits.txt", [f"If-Unmodified-Since: {LONG_AGO}"]),
+    ("GET", "/digits.txt", ["If-Unmodified-Since: DATE"]),
+]
+COMPARED = ("content-type", "content-length", "content-range", "content-encoding", "last-modified")
+
+
+def answers_of(port: int) -> list[tuple[object, ...]]:
+    """What a server says to each of those requests, as far as it can be compared."""
+    with Wire(port) as wire:
+        first = wire.get("/digits.txt")
+        tag, date = first.one("etag") or "", first.one("last-modified") or ""
+    told: list[tuple[object, ...]] = []
+    for method, path, fields in ASKED:
+        filled = [field.replace("TAG", tag).replace("DATE", date) for field in fields]
+        with Wire(port) as wire:
+            wire.request(method, path, *filled)
+            answer = wire.response(method)
+        seen: tuple[object, ...] = (method, path, *fields, answer.status)
+        if answer.status < 400:
+            # Errors have bodies of their own, and nginx types a 304.
+            names = COMPARED if answer.status < 300 else ()
+            seen += (answer.body, *[answer.one(name) for name in names])
+        elif answer.status == 416:
+            seen += (answer.one("content-range"),)
+        told.append(seen)
+    return told
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+def test_files_as_nginx_serves_them(serve: Serve, site: Path, tmp_path: Path) -> None:
+    """Status, body, length, type, coding and range of each answer agree."""
+    port = free_port()
+    (tmp_path / "nginx.conf").write_text(
+        NGINX.format(user=getpass.getuser(), folder=tmp_path, port=port, site=site)
+    )
+    command = ["nginx", "-c", str(tmp_path / "nginx.conf"), "-p", str(tmp_path), "-e", "stderr"]
+    nginx = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        eventually(listens, "nginx listens")
+        served = serve(
+            f'[[route]]\nfiles = {{ root = "{site}", precompressed = "gzip" }}\n',
+            ready_path="/digits.txt",
+        )
+        ours, theirs = answers_of(served.port), answers_of(port)
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+    assert ours == theirs
+    assert {answer[-1] for answer in theirs if 416 in answer} == {"bytes */100"}

@@ -3,11 +3,13 @@ headers, compression."""
 
 import gzip
 import zlib
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from running import Origins, Serve
 from wire import Response, Wire
+from wire2 import Streams
 
 LISTENER = '[[listener]]\naddress = "127.0.0.1:PORT"\n'
 
@@ -156,8 +158,19 @@ def test_redirects_and_answers_of_our_own(serve: Serve, origin: Origins) -> None
         wire.send("GET /gone HTTP/1.1\r\nHost: t\r\n\r\nGET /who HTTP/1.1\r\nHost: t\r\n\r\n")
         assert [wire.response().status, wire.response().status] == [410, 200]
     with served.wire() as wire:
+        # A short body is waited for and forgotten, so that the connection goes on.
+        wire.send("POST /hello HTTP/1.1\r\nHost: t\r\nContent-Length: 10\r\n\r\n12345")
+        wire.send("67890")
+        assert wire.response().json() == {"method": "POST"}
+        wire.send(
+            "POST /gone HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        wire.send("0\r\n\r\n")
+        assert wire.response().status == 410
+        assert wire.get("/who").status == 200
+    with served.wire() as wire:
         # A body that was not read is not taken for the next request.
-        wire.send("POST /gone HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\nGET /who")
+        wire.send("POST /gone HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\nGET /who")
         refused = wire.response()
         assert refused.status == 410
         assert refused.closes
@@ -370,3 +383,38 @@ def test_a_close_delimited_body_is_compressed_to_its_end(serve: Serve, origin: O
         assert response.one("content-encoding") == "gzip"
         assert decoded(response) == PLAIN * 20
         assert wire.get("/who").status == 200
+
+
+def test_all_of_it_over_http2(serve: Serve, origin: Origins, tmp_path: Path) -> None:
+    """Streams go the same way: compressed, redirected, from a file, with a body nobody wants."""
+    one = origin("one")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "large.txt").write_bytes(PLAIN * 64)
+    served = serve(
+        routed(
+            one.address,
+            'path = "/reply"\ncompress = true\nsecurity_headers = true',
+            f"""
+            [[route]]
+            path = "/moved"
+            redirect = "/elsewhere"
+            [[route]]
+            path = "/files"
+            strip_prefix = "/files"
+            files = "{tmp_path}/site"
+            """,
+        )
+    )
+    with Streams(served.port) as client:
+        path = reply(size=len(PLAIN), f="Content-Type: text/html")
+        answer = client.get(path, ("accept-encoding", "gzip"))
+        assert answer.one("content-encoding") == "gzip"
+        assert gzip.decompress(answer.body) == PLAIN
+        assert answer.one("x-content-type-options") == "nosniff"
+        stream = client.ask("POST", "/moved", ends=False)
+        client.send(stream, b"unwanted", ends=True)
+        moved = client.answer(stream)
+        assert (moved.status, moved.one("location"), moved.reset) == (307, "/elsewhere", None)
+        assert client.get("/files/large.txt").body == PLAIN * 64
+        part = client.get("/files/large.txt", ("range", "bytes=1-3"))
+        assert (part.status, part.body) == (206, b"123")

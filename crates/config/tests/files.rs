@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
-    Action, BalanceKey, CheckKind, Config, Errors, Fixed, HostPattern, OriginPattern, PathPattern,
-    Redirect, RequestIdRule, Template, ValuePattern, read, reference, schema,
+    Action, BalanceKey, Binding, CheckKind, Config, Errors, Fallback, Fixed, HostPattern,
+    OriginPattern, PathPattern, Redirect, RequestIdRule, Template, ValuePattern, read, reference,
+    schema,
 };
 use evener_policy::balance::{Measure, Method};
 
@@ -528,4 +529,81 @@ fn listeners_say_what_their_clients_may_speak() {
         errors.contains("no effect with `http2 = false`"),
         "{errors}"
     );
+}
+
+/// A file with a cluster of which this is said.
+fn clustered(more: &str) -> String {
+    format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\ncluster = \"a\"\n\
+         [cluster.b]\nendpoints = [\"127.0.0.1:2\"]\n\
+         [cluster.a]\nendpoints = [\"127.0.0.1:1\"]\n{more}\n"
+    )
+}
+
+#[test]
+fn guards_of_clusters() {
+    let config = good(&clustered(
+        "max_requests = 5\nbreaker = { consecutive_failures = 3, latency = \"200ms\" }\n\
+         concurrency = {}\nshed = true\nfallback = { cluster = \"b\" }\n\
+         retry_backoff = {}\ntimeouts = { per_try = \"1s\", queue = \"2s\" }",
+    ));
+    let cluster = &config.clusters[0];
+    let guard = &cluster.sharing.guard;
+    assert_eq!((guard.requests_max, guard.waited_max_ms), (Some(5), 2000));
+    let breaker = guard.breaker.unwrap();
+    assert_eq!(breaker.consecutive_failures, Some(3));
+    assert_eq!(breaker.error_percent, Some(50));
+    assert_eq!(breaker.latency.unwrap().quantile_percent, 95);
+    assert_eq!(guard.concurrency.unwrap().limit_first, 20);
+    // `true` means the defaults of the table, and those of the policy.
+    assert_eq!(guard.shed, Some(evener_policy::shed::Settings::default()));
+    let table = good(&clustered("shed = {}"));
+    assert_eq!(table.clusters[0].sharing.guard.shed, guard.shed);
+    let route = &config.routes[0];
+    assert_eq!(route.fallback, Some(Fallback::Cluster("b".to_owned())));
+    assert_eq!(route.timeouts.per_try, Some(Duration::from_secs(1)));
+    assert_eq!(route.backoff.unwrap().base, Duration::from_millis(25));
+}
+
+#[test]
+fn sticky_cookies() {
+    let config = good(&clustered(
+        "sticky = { cookie = \"at\", ttl = \"1h\", http_only = false, same_site = \"strict\" }",
+    ));
+    let Some(Binding::Cookie {
+        attributes, again, ..
+    }) = &config.routes[0].binding
+    else {
+        panic!("{:?}", config.routes[0].binding)
+    };
+    assert_eq!(attributes, "; Path=/; Max-Age=3600; SameSite=Strict");
+    assert!(again);
+    assert_eq!(
+        config.routes[0].sticky,
+        Some(Template::parse("$cookie_at").unwrap())
+    );
+    for (more, word) in [
+        ("sticky = { cookie = \"a\", learn = \"b\" }", "only one of"),
+        ("sticky = { ttl = \"1h\" }", "needs one of"),
+        (
+            "sticky = { learn = \"b\", secure = true }",
+            "`secure` does not go with `learn`",
+        ),
+        ("sticky = { cookie = \"a b\" }", "cannot be"),
+        (
+            "sticky = { cookie = \"a\", same_site = \"none\" }",
+            "only with `secure = true`",
+        ),
+        ("fallback = { cluster = \"c\" }", "there is no cluster `c`"),
+        ("fallback = { cluster = \"a\" }", "its own fallback"),
+        (
+            "fallback = { cluster = \"b\", status = 200 }",
+            "`status` goes without `cluster`",
+        ),
+        ("shed = { low = [90, 70] }", "two percentages"),
+        ("breaker = { error_percent = 101 }", "from 0 to 100"),
+    ] {
+        let said = said(&clustered(more));
+        assert!(said.contains(word), "{more}: {said}");
+    }
 }

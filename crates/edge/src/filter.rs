@@ -10,7 +10,8 @@ use evener_http1::{FieldName, Fields, Method, RequestHead, Version};
 
 use crate::binding;
 use crate::core::Core;
-use crate::local::FileBody;
+use crate::file_body::FileBody;
+use crate::local::Answer;
 use crate::route::{Asked, push_normal_path, split_query};
 use crate::session::{Exchange, Session};
 use crate::variables::Facts;
@@ -30,6 +31,8 @@ pub(crate) struct Filtered {
     pub(crate) encoded: Vec<u8>,
     /// The path that was rewritten.
     pub(crate) rewritten: Option<Rewritten>,
+    /// The answer that waits for the request to end.
+    pub(crate) answer: Option<Answer>,
     /// The file that is being sent.
     pub(crate) file: Option<FileBody>,
 }

@@ -25,6 +25,7 @@ mod decode;
 mod endpoint;
 mod error;
 mod exchange;
+mod file_body;
 mod filter;
 mod forward;
 mod guard;

@@ -1,10 +1,7 @@
 //! Requests that are answered without an endpoint: redirects, answers that are always the same,
 //! preflight requests, files. The rest of a file is read piece by piece as the client takes it.
 
-use std::fs::File;
 use std::mem::take;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 
 use evener_config::{Action, Coding, Files, Fixed, Redirect};
 use evener_filters::files::{Found, Opened, find};
@@ -13,12 +10,14 @@ use evener_filters::{
     push_location, push_path,
 };
 use evener_http1::{Method, RequestHead, Version, write};
+use evener_net::Transfer;
 
 use crate::admit;
 use crate::answer;
 use crate::compress;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
+use crate::file_body::FileBody;
 use crate::filter::{self, value, values};
 use crate::forward::ROUNDS_MAX;
 use crate::head::ResponseTerms;
@@ -28,9 +27,12 @@ use crate::route::{Asked, push_normal_path, split_query};
 use crate::session::{Exchange, Flow, Phase, Session};
 use crate::variables::Facts;
 
+/// The longest request body that is waited for where none is needed.
+const DISCARD_BYTES_MAX: u64 = 64 * 1024;
+
 /// An answer, before it is written.
 #[derive(Debug, Default)]
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     /// Field lines of its own.
     fields: Vec<u8>,
@@ -44,24 +46,6 @@ enum Body {
     None,
     Bytes(Vec<u8>),
     File(FileBody),
-}
-
-/// What is still to be sent of a file.
-#[derive(Debug)]
-pub(crate) struct FileBody {
-    file: File,
-    /// Pieces in order, the next one first.
-    pieces: std::collections::VecDeque<Piece>,
-    /// The length of all of them.
-    length: u64,
-    /// Goes through the encoder, in chunks.
-    encoded: bool,
-}
-
-#[derive(Debug)]
-enum Piece {
-    Text(Vec<u8>),
-    Part(Range<u64>),
 }
 
 /// Answers the request, if its route does so by itself; otherwise it goes to the cluster.
@@ -81,7 +65,8 @@ pub(crate) fn begin(
     exchange.filtered = Some(filtered);
     session.exchange = Some(exchange);
     match outcome {
-        Outcome::Answer(answer) => start(session, core, answer),
+        Outcome::Answer(answer) if head.expect_continue => start(session, core, answer),
+        Outcome::Answer(answer) => after_body(session, core, answer),
         Outcome::Missing => {
             let error = ProxyError::edge(Stage::Route, Kind::NoFile);
             answer::refuse(session, core, &error)
@@ -341,12 +326,7 @@ fn file_answer(
     if let Some(coding) = opened.coding {
         write::field(out, b"Content-Encoding", coding.token().as_bytes());
     }
-    let mut body = FileBody {
-        file: opened.file,
-        pieces: std::collections::VecDeque::new(),
-        length: 0,
-        encoded,
-    };
+    let mut body = FileBody::new(opened.file, encoded);
     if parts.len() > 1 {
         body.push_multipart(out, &parts, &opened.media, length, id);
     } else {
@@ -358,7 +338,7 @@ fn file_answer(
             write::field(out, b"Content-Range", range.as_bytes());
         }
         for part in parts {
-            body.push(Piece::Part(part));
+            body.push_part(part);
         }
     }
     answer.status = answer.status.max(200);
@@ -366,68 +346,58 @@ fn file_answer(
     answer
 }
 
-impl FileBody {
-    fn push(&mut self, piece: Piece) {
-        self.length += match &piece {
-            Piece::Text(text) => text.len() as u64,
-            Piece::Part(part) => part.end - part.start,
-        };
-        self.pieces.push_back(piece);
+/// Answers once the request has ended, if that is soon: a client that is cut off while it sends may
+/// never look at the answer, and the connection could not go on.
+fn after_body(session: &mut Session, core: &mut Core, answer: Answer) -> Flow {
+    let Some(exchange) = session.exchange.as_mut() else {
+        return Flow::Close;
+    };
+    if exchange.request_body.is_done() {
+        return start(session, core, answer);
     }
+    if let Some(filtered) = exchange.filtered.as_deref_mut() {
+        filtered.answer = Some(answer);
+    }
+    session.phase = Phase::Local;
+    session.since_ms = core.now_ms();
+    session.output_moved_ms = core.now_ms();
+    Flow::Continue
+}
 
-    /// Several parts with lines between them (RFC 9110, 14.6).
-    fn push_multipart(
-        &mut self,
-        fields: &mut Vec<u8>,
-        parts: &[Range<u64>],
-        media: &str,
-        length: u64,
-        id: &[u8],
-    ) {
-        let boundary = format!("part-{}", String::from_utf8_lossy(id));
-        let kind = format!("multipart/byteranges; boundary={boundary}");
-        write::field(fields, b"Content-Type", kind.as_bytes());
-        for part in parts {
-            let (first, last) = (part.start, part.end - 1);
-            let head = format!(
-                "\r\n--{boundary}\r\nContent-Type: {media}\r\n\
-                 Content-Range: bytes {first}-{last}/{length}\r\n\r\n"
-            );
-            self.push(Piece::Text(head.into_bytes()));
-            self.push(Piece::Part(part.clone()));
-        }
-        self.push(Piece::Text(format!("\r\n--{boundary}--\r\n").into_bytes()));
-    }
-
-    /// Appends the next bytes to `out`; none at the end. An error is a file that has become
-    /// shorter, or cannot be read.
-    fn read(&mut self, out: &mut Vec<u8>) -> Result<(), ()> {
-        let Some(piece) = self.pieces.front_mut() else {
-            return Ok(());
+/// Reads and forgets the body of a request that needs none; says whether the answer may go.
+fn discard_body(session: &mut Session, core: &mut Core) -> Result<bool, ()> {
+    for _ in 0..ROUNDS_MAX {
+        let Some(exchange) = session.exchange.as_mut() else {
+            return Err(());
         };
-        match piece {
-            Piece::Text(text) => {
-                out.append(text);
-                self.pieces.pop_front();
-            }
-            Piece::Part(part) => {
-                let most = (part.end - part.start).min(READ_BYTES as u64);
-                let start = out.len();
-                out.resize(start + most as usize, 0);
-                let read = self.file.read_at(&mut out[start..], part.start);
-                let count = read.unwrap_or(0);
-                out.truncate(start + count);
-                if count == 0 && most > 0 {
-                    return Err(());
-                }
-                part.start += count as u64;
-                if part.start == part.end {
-                    self.pieces.pop_front();
-                }
-            }
+        let body = &mut exchange.request_body;
+        if body.is_done()
+            || body.expected_bytes() > DISCARD_BYTES_MAX
+            || exchange.request_body_bytes > DISCARD_BYTES_MAX
+        {
+            return Ok(true);
         }
-        Ok(())
+        if !session.input.is_empty() {
+            let Ok(piece) = body.decode(&session.input) else {
+                return Ok(true);
+            };
+            exchange.request_body_bytes += piece.data.len() as u64;
+            session.input.drain(..piece.consumed);
+            core.buffers.reclaim(&mut session.input);
+            continue;
+        }
+        match session.socket.read(&mut core.scratch[..READ_BYTES]) {
+            Transfer::Bytes(count) => {
+                core.telemetry.bytes_received(count as u64);
+                core.buffers.furnish(&mut session.input);
+                session.input.extend_from_slice(&core.scratch[..count]);
+            }
+            Transfer::Blocked => return Ok(false),
+            Transfer::End | Transfer::Broken(_) => return Err(()),
+        }
     }
+    // There is more than can be waited for.
+    Ok(true)
 }
 
 /// Writes the head, and the body if it is short; the rest follows as the client takes it.
@@ -502,6 +472,18 @@ fn write_head(out: &mut Vec<u8>, core: &mut Core, answer: &Answer, terms: Respon
 
 /// Goes on with an answer, as far as the client takes it.
 pub(crate) fn advance(session: &mut Session, core: &mut Core) -> Flow {
+    let filtered = session.exchange.as_mut().and_then(|e| e.filtered.as_mut());
+    if filtered.is_some_and(|filtered| filtered.answer.is_some()) {
+        match discard_body(session, core) {
+            Err(()) => return retry::abandon(session, core),
+            Ok(false) => return Flow::Wait,
+            Ok(true) => {}
+        }
+        let filtered = session.exchange.as_mut().and_then(|e| e.filtered.as_mut());
+        if let Some(answer) = filtered.and_then(|filtered| filtered.answer.take()) {
+            return start(session, core, answer);
+        }
+    }
     for _ in 0..ROUNDS_MAX {
         match respond::flush(session, core) {
             Err(_) => return retry::abandon(session, core),
@@ -514,7 +496,7 @@ pub(crate) fn advance(session: &mut Session, core: &mut Core) -> Flow {
             return respond::finish(session, core);
         };
         core.buffers.furnish(&mut session.output);
-        let done = file.pieces.is_empty();
+        let done = file.is_over();
         let sent = if file.encoded {
             let mut piece = take(&mut core.scratch_text);
             piece.clear();
