@@ -2,10 +2,12 @@
 PROXY protocol in both directions and both versions."""
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import struct
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -305,3 +307,48 @@ def test_http2_behind_a_relay(serve: Serve, origin: Origins) -> None:
     served = relayed(serve, origin)
     with Streams(served.port, first=V2) as client:
         assert b"X-Forwarded-For: 9.8.7.6\r\n" in client.get("/head").body
+
+
+def test_certificates_of_clients_are_told_to_applications(
+    serve: Serve, origin: Origins, authority: Authority
+) -> None:
+    """Over both protocols; what a stranger claims by itself is not passed on."""
+    ours = authority.ca.issue_cert("client.test")
+    cert = authority.folder / "client.pem"
+    ours.private_key_and_cert_chain_pem.write_to_path(str(cert))
+    tls = f'cert = "{authority.certificate}", key = "{authority.key}"'
+    served = before(
+        serve,
+        origin("one").address,
+        "",
+        f'tls = {{ {tls}, client_ca = "{authority.pem}", client_optional = true }}',
+    )
+    context = authority.context()
+    forged = ("x-forwarded-client-cert", "Hash=00;DNS=forged.test")
+    with Streams(served.port, context) as client:
+        nobody = client.get("/head").body
+        assert b"client-cert" not in nobody.lower()
+    context.load_cert_chain(cert)
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(ours.cert_chain_pems[0].bytes().decode()))
+    for protocol in ("h2", "http/1.1"):
+        if protocol == "h2":
+            with Streams(served.port, context) as client:
+                seen = client.get("/head", forged).body.decode()
+        else:
+            context.set_alpn_protocols([protocol])
+            with (
+                socket.create_connection(("127.0.0.1", served.port), 15) as plain,
+                context.wrap_socket(plain, server_hostname="localhost") as secured,
+            ):
+                field = ": ".join(forged)
+                request = f"GET /head HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{field}\r\n\r\n"
+                secured.sendall(request.encode())
+                seen = ""
+                while piece := secured.recv(65536):
+                    seen += piece.decode()
+        lines = [line for line in seen.split("\r\n") if "client-cert" in line.lower()]
+        assert len(lines) == 1, protocol
+        value = lines[0].partition(": ")[2]
+        assert value.startswith(f"Hash={digest.hexdigest()};DNS=client.test;Cert=")
+        pem = urllib.parse.unquote(value.partition('Cert="')[2].rstrip('"'))
+        assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest() == digest.digest()

@@ -140,11 +140,13 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
     let mut exchange = core.take_exchange();
     exchange.reset(head, core.now_ns);
     exchange.over_http2 = session.socket.is_pipe();
+    session.learn_claims();
     let id = core.next_request_id();
     take_route(session, &mut exchange, core, bytes, head, &id);
     core.buffers.furnish(&mut exchange.outgoing);
     let origin = Origin {
         peer: session.peer,
+        claims: session.claims.as_deref().unwrap_or_default(),
         tls: session.socket.is_tls(),
         trusted: &core.config.trusted,
         request_id: &id,
@@ -155,18 +157,7 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         filter::keep_id(session, &mut exchange, core, bytes, head, &id);
     }
     if core.telemetry.has_access_log() {
-        note_for_log(
-            &mut exchange.log,
-            session.peer,
-            bytes,
-            head,
-            &exchange.outgoing,
-        );
-        if let Some(template) = core.telemetry.access_template() {
-            let names = template.request_fields();
-            exchange.log.keep(names, bytes, &core.fields);
-            exchange.log.request_fields = names.len();
-        }
+        keep_for_log(&mut exchange, core, session.peer, bytes, head);
     }
     session.served = true;
     session.since_ms = core.now_ms();
@@ -263,6 +254,22 @@ fn prefers_json(bytes: &[u8], core: &Core) -> bool {
                     || media.len() > 5 && media[media.len() - 5..].eq_ignore_ascii_case(b"+json")
             })
         })
+}
+
+/// Keeps what the access log will say about a request.
+fn keep_for_log(
+    exchange: &mut Exchange,
+    core: &Core,
+    peer: Peer,
+    bytes: &[u8],
+    head: &RequestHead,
+) {
+    note_for_log(&mut exchange.log, peer, bytes, head, &exchange.outgoing);
+    if let Some(template) = core.telemetry.access_template() {
+        let names = template.request_fields();
+        exchange.log.keep(names, bytes, &core.fields);
+        exchange.log.request_fields = names.len();
+    }
 }
 
 /// Keeps what the access log needs after the bytes are gone. The client's address and the id are

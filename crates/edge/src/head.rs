@@ -17,6 +17,8 @@ use crate::config::TrustedPeers;
 pub(crate) struct Origin<'a> {
     pub(crate) peer: Peer,
     pub(crate) tls: bool,
+    /// What the client's certificate says; empty if it has shown none.
+    pub(crate) claims: &'a [u8],
     pub(crate) trusted: &'a TrustedPeers,
     /// An id for the request, unless a trusted peer brought one.
     pub(crate) request_id: &'a [u8],
@@ -60,6 +62,8 @@ pub(crate) fn request(
         | FieldName::XForwardedPort
         | FieldName::Forwarded
         | FieldName::XRequestId => believed,
+        // Of two, nobody could tell which to believe.
+        FieldName::XForwardedClientCert => believed && origin.claims.is_empty(),
         // Naming these in Connection would let a client take away what others rely on.
         FieldName::Host | FieldName::ContentLength => true,
         _ => !nominated.names(field.name.of(bytes)),
@@ -105,6 +109,9 @@ fn forwarding_fields(
     if !has(FieldName::XForwardedProto) {
         let scheme: &[u8] = if origin.tls { b"https" } else { b"http" };
         write::field(out, b"X-Forwarded-Proto", scheme);
+    }
+    if !origin.claims.is_empty() {
+        write::field(out, b"X-Forwarded-Client-Cert", origin.claims);
     }
     if let (false, Some(host)) = (has(FieldName::XForwardedHost), head.host) {
         write::field(out, b"X-Forwarded-Host", host.of(bytes));
@@ -339,6 +346,7 @@ mod tests {
             .unwrap();
         let mut out = Vec::new();
         let origin = Origin {
+            claims: b"",
             tls: false,
             peer: if peer.is_empty() {
                 Peer::Unix
@@ -358,7 +366,7 @@ mod tests {
             "GET http://a/x HTTP/1.1\nHost: a\nConnection: keep-alive, X-Mine, Host\nX-Mine: 1\n\
              Keep-Alive: 5\nTE: trailers\nProxy-Connection: x\nX-Forwarded-For: 1.1.1.1\n\
              X-Forwarded-Proto: https\nX-Real-IP: 2.2.2.2\nForwarded: for=3.3.3.3\n\
-             X-Request-ID: forged\nUpgrade: h2c\nAccept: */*\n\n",
+             X-Request-ID: forged\nX-Forwarded-Client-Cert: Hash=00\nUpgrade: h2c\nAccept: */*\n\n",
             "9.9.9.9:1",
             "127.0.0.1",
         );

@@ -89,6 +89,8 @@ pub(crate) struct Session {
     /// When the wheel will remind us; 0 for never.
     pub(crate) reminder_ms: u64,
     pub(crate) exchange: Option<Box<Exchange>>,
+    /// What the client's certificate says, once it is known; empty if it has shown none.
+    pub(crate) claims: Option<Arc<[u8]>>,
     /// What it has in [`Phase::Http2`].
     pub(crate) http2: Option<Box<Http2>>,
 }
@@ -117,7 +119,15 @@ impl Session {
             output_moved_ms: now_ms,
             reminder_ms: 0,
             exchange: None,
+            claims: None,
             http2: None,
+        }
+    }
+
+    /// Finds out what the client's certificate says; after the handshake, once.
+    pub(crate) fn learn_claims(&mut self) {
+        if self.claims.is_none() && self.socket.is_tls() {
+            self.claims = Some(self.socket.client_claims().into());
         }
     }
 

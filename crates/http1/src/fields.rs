@@ -28,6 +28,7 @@ pub enum FieldName {
     Trailer,
     TransferEncoding,
     Upgrade,
+    XForwardedClientCert,
     XForwardedFor,
     XForwardedHost,
     XForwardedPort,
@@ -77,6 +78,7 @@ impl FieldName {
                 b't' => (b"transfer-encoding", FieldName::TransferEncoding),
                 _ => (b"x-forwarded-proto", FieldName::XForwardedProto),
             },
+            23 => (b"x-forwarded-client-cert", FieldName::XForwardedClientCert),
             _ => return FieldName::Other,
         };
         if name.eq_ignore_ascii_case(candidate) {

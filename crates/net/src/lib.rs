@@ -8,6 +8,7 @@
 
 mod buffers;
 mod certificates;
+mod client_certificate;
 mod client_tls;
 mod gather;
 mod listen;

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::client_certificate::claims;
 use crate::gather::Gather;
 use crate::pipe::PipeEnd;
 use crate::tls::TlsStream;
@@ -321,11 +322,12 @@ impl Socket {
         }
     }
 
-    /// The certificates that the peer has shown, its own first; none in clear text.
-    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+    /// What the certificate says that a TLS client has shown, as the value of
+    /// `X-Forwarded-Client-Cert`; empty if it has shown none.
+    pub fn client_claims(&self) -> Vec<u8> {
         match &self.stream {
-            Stream::Tls(tls) => tls.peer_certificates(),
-            _ => &[],
+            Stream::Tls(tls) => claims(tls.peer_certificates()),
+            _ => Vec::new(),
         }
     }
 

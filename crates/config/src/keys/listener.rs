@@ -78,7 +78,7 @@ every reload; if one cannot be used, nothing changes. Paths are relative to the 
             "client_ca",
             Text,
             Absent,
-            "File of the authorities whose certificates clients must show.",
+            "File of the authorities whose certificates clients must show. What a certificate says goes to the application as `X-Forwarded-Client-Cert`: `Hash`, `DNS` and `Cert`, as Envoy has them.",
         ),
         key(
             "client_optional",

@@ -15,6 +15,7 @@ mod wire;
 mod woken;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -59,6 +60,8 @@ pub(crate) struct Opening {
     pub(crate) end: PipeEnd,
     pub(crate) listener: usize,
     pub(crate) peer: Peer,
+    /// What the client's certificate says.
+    pub(crate) claims: Option<Arc<[u8]>>,
 }
 
 /// What a carrier has beside its session.
@@ -121,6 +124,7 @@ pub(crate) fn begin(session: &mut Session, core: &mut Core, bytes: &[u8]) -> Ope
     let mut http2 = Http2::new(session.key, core, terms);
     // Within the allowance of a connection that has just begun, whatever it is.
     http2.take_input(bytes, core.now_ms());
+    session.learn_claims();
     core.pipes += 1;
     session.http2 = Some(Box::new(http2));
     session.phase = Phase::Http2;
@@ -376,6 +380,7 @@ impl Http2 {
             end: near,
             listener: session.listener,
             peer: session.peer,
+            claims: session.claims.clone(),
         });
         self.streams.insert(stream);
         // The rest of its request may be here already.

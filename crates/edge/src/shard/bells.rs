@@ -85,7 +85,8 @@ impl Shard {
             });
             let socket = Socket::piped(opening.end, token);
             let (place, peer) = (opening.listener, opening.peer);
-            entry.insert(Session::new(key, place, socket, peer, self.core.now_ms()));
+            let session = Session::new(key, place, socket, peer, self.core.now_ms());
+            entry.insert(session).claims = opening.claims;
             self.core.pipes += 1;
             self.drive(key.index);
         }
