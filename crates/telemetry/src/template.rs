@@ -451,7 +451,7 @@ mod tests {
         );
         assert_eq!(template.response_fields(), ["x-id"]);
         let text = b"http://r/ag\"\n\xe9Basic YWRhOnNlY3JldA==id-7";
-        let spans = [(0, 9), (9, 14), (14, 37), (37, 41)];
+        let spans = [(0, 9), (9, 14), (14, 36), (36, 40)];
         let values = FieldValues {
             text,
             spans: &spans,
