@@ -156,9 +156,10 @@ def command(server: str, python: Path, service: Service) -> list[str]:
     found = str(program) if program.is_file() else shutil.which("evener")
     if found is None:
         raise SystemExit("there is no `evener` program: install it first (pip install .)")
-    # As many workers as the suites' containers had.
-    workers = "2" if service.name == "compliance" else "1"
-    return [found, "run", service.app, *where, "--workers", workers, "--no-access-log"]
+    # One worker: a case counts in a worker's memory, and requests of one connection are shared
+    # among all. The Python is named: the one beside the program knows none of the frameworks.
+    where += ["--python", str(python)]
+    return [found, "run", service.app, *where, "--workers", "1", "--no-access-log"]
 
 
 @contextmanager
