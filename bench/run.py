@@ -83,7 +83,9 @@ def arguments() -> argparse.Namespace:
     names = lambda text: [name.strip() for name in text.split(";") if name.strip()]  # noqa: E731
     parser.add_argument("--case", type=words, default=list(CASES), help="letters, by commas")
     parser.add_argument("--peers", type=words, default=None, help="names, by commas; default all")
-    parser.add_argument("--variant", type=names, default=None, help="how names begin, by semicolons")
+    parser.add_argument(
+        "--variant", type=names, default=None, help="how names begin, by semicolons"
+    )
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=None, help="of each window")
     parser.add_argument("--quick", action="store_true", help="the main variants, once; < 3 minutes")
