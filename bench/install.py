@@ -20,7 +20,13 @@ from dataclasses import dataclass
 
 from sidebyside.places import BENCH, CACHE, ROOT, TARGET, VENV, program
 
-APT = {"nginx": "nginx-light", "haproxy": "haproxy", "perf": "linux-perf", "taskset": "util-linux"}
+APT = {
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "perf": "linux-perf",
+    "taskset": "util-linux",
+    "h2load": "nghttp2-client",
+}
 """Programs and the packages they come in; perf counts system calls."""
 PINGORA_NEEDS = {"cmake": "cmake", "cc": "build-essential"}
 REQUIREMENTS = (BENCH / "requirements.txt", ROOT / "examples" / "shop" / "requirements.txt")

@@ -36,7 +36,8 @@ def _python(module: str, *arguments: str) -> list[str]:
     return [str(VENV / "bin" / "python"), "-m", module, *arguments]
 
 
-def _evener(name: str) -> str:
+def evener_program(name: str) -> str:
+    """A program of the environment that Evener is built in."""
     if not (EVENER / name).exists():
         raise MissingError(f"Evener is not built in {EVENER.parent} (make bench does it)")
     return str(EVENER / name)
@@ -66,7 +67,7 @@ def _single(server: str, app: str, path: str) -> Deployment:
     host = ["--host", "127.0.0.1", "--port", port]
     commands: dict[str, Callable[[], list[str]]] = {
         "evener": lambda: [
-            *(_evener("python"), "-m", "evener.worker", *host),
+            *(evener_program("python"), "-m", "evener.worker", *host),
             *("--timeout-keep-alive", "3600", "--log-level", "error", app),
         ],
         "uvicorn": lambda: _python("uvicorn", app, *host, *UVICORN),
@@ -102,7 +103,15 @@ def server(name: str, app: str, path: str) -> Callable[[], Deployment]:
 def _run(workers: int | str, port: int, extra: list[str]) -> Deployment:
     address = f"127.0.0.1:{port}"
     place = Path(SOCKETS.name)
-    arguments = [_evener("evener"), "run", APP, "--port", str(port), "--workers", str(workers)]
+    arguments = [
+        evener_program("evener"),
+        "run",
+        APP,
+        "--port",
+        str(port),
+        "--workers",
+        str(workers),
+    ]
     # Its admin socket in a place of its own, so that two runs cannot meet.
     arguments += [
         "--admin",

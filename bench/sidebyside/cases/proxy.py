@@ -13,10 +13,6 @@ from sidebyside.running import Command, Deployment
 from sidebyside.session import Session
 
 IDLE_CONNECTIONS = 5000
-NOT_MEASURED = {
-    "TLS 1.3": "the load generator does not speak it yet",
-    "HTTP/2": "neither the load generator nor Evener speaks it yet",
-}
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,6 @@ def measure(session: Session) -> None:
                 _side_by_side(session, names, endpoints, chosen, large)
         if session.wants("idle connections × 5000", quick=False):
             _idle(session, names, endpoints)
-        for name, why in NOT_MEASURED.items():
-            session.skip(f"(a) {name}: {why}")
     finally:
         upstream.stop()
 
