@@ -100,10 +100,16 @@ def test_orders_pass_by_a_stopped_worker(team: Evener) -> None:
 
 def test_orders_outlive_the_worker_that_had_not_begun_them(team: Evener) -> None:
     orders = Orders(team)
-    victim = min(team.ready())
-    os.kill(victim, signal.SIGSTOP)
-    orders.place()
-    wait_until_in_flight(team, 1)
-    os.kill(victim, signal.SIGKILL)
+    victim, other = sorted(team.ready())
+    # Both: else the other one takes the orders back before the first can be killed with them.
+    for pid in (victim, other):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        orders.place()
+        wait_until_in_flight(team, ORDERS)
+        os.kill(victim, signal.SIGKILL)
+    finally:
+        os.kill(other, signal.SIGCONT)
     orders.wait()
     orders.assert_each_was_taken_once()
+    assert victim not in orders.workers
