@@ -1,4 +1,4 @@
-"""Case (e): what clients notice of a reload, a killed worker, and workers that are recycled.
+"""Case (e): what clients notice of a reload, a killed worker, recycling, and scaling.
 
 Closed loop over 32 keep-alive connections, two workers, GETs that wait 20 ms in the application as
 for a query, so that many are always in flight. A client here tries nothing twice: an answer that
@@ -35,6 +35,8 @@ RECYCLE = {
     "nginx → gunicorn": ["--max-requests", str(RECYCLE_AFTER)],
     "uvicorn --workers": ["--limit-max-requests", str(RECYCLE_AFTER)],
 }
+# By SIGTTIN and SIGTTOU to the supervisor; granian has nothing like it.
+SCALE: dict[str, list[str]] = {"evener": [], "nginx → gunicorn": [], "uvicorn --workers": []}
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,22 @@ def _nothing(deployment: Deployment, seconds: float) -> None:
     del deployment, seconds
 
 
+def _scale(deployment: Deployment, seconds: float) -> None:
+    """Two workers more, and after a third of the window two fewer."""
+    supervisor = deployment.pid("app")
+    for order in (signal.SIGTTIN, signal.SIGTTOU):
+        for _ in range(2):
+            os.kill(supervisor, order)
+            # Orders of one kind that meet are one order.
+            time.sleep(0.2)
+        time.sleep(seconds / 3)
+
+
 EVENTS = {
     "reload": Event(_reload),
     "kill -9 of a worker, twice": Event(_kill),
     f"recycle after {RECYCLE_AFTER} requests": Event(_nothing, RECYCLE),
+    "scale from 2 workers to 4 and back": Event(_scale, SCALE),
 }
 
 
@@ -89,7 +103,6 @@ def measure(session: Session) -> None:
                     for deployment in up.values():
                         measured = _one(event, deployment, session.seconds(SECONDS, QUICK_SECONDS))
                         session.note("e", name, peer, turn, measured)
-    session.skip("(e) scale under load: not built yet in Evener")
 
 
 def _one(event: Event, deployment: Deployment, seconds: float) -> Measured:
