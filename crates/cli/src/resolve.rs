@@ -54,6 +54,8 @@ pub(crate) struct Resolved {
     pub(crate) worker: Worker,
     /// Whether workers are forked from a process that has imported the application.
     pub(crate) preload: bool,
+    /// Requests that hold an event loop leave one worker free.
+    pub(crate) bulkhead: bool,
     pub(crate) count: usize,
     /// The most that can be asked for.
     pub(crate) count_max: usize,
@@ -157,6 +159,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         },
         worker,
         preload: typed.workers.preload,
+        bulkhead: !typed.workers.no_bulkhead,
         count,
         count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),

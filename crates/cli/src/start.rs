@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
+use evener_edge::{Cluster, Conduct, Edge, ListenAddress, ListenerSpec};
 use evener_supervisor::{
     Handle, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
     RunDirectory, SetUp, Settings, Supervisor,
@@ -240,6 +240,12 @@ impl Start {
         }
         let upkeep = Upkeep::begin(Arc::clone(&site), &self.config.dns, &log);
         let app = self.app.as_ref().zip(site.app());
+        if let Some((app, cluster)) = &app {
+            cluster.set_conduct(Conduct {
+                bulkhead: app.resolved.bulkhead,
+                ..Conduct::WORKERS
+            });
+        }
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
         let workers = workers.transpose()?;
         let program = Arc::new(Program {
