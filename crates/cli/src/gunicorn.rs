@@ -27,7 +27,7 @@ use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
 use crate::sockets::{Address, Owner, Sockets};
-use crate::start::{App, Start, runtime};
+use crate::start::{App, Start, lead_manner, runtime};
 use crate::statsd::Statsd;
 use crate::systemd::Activated;
 use crate::upgrade::Upgrade;
@@ -35,6 +35,8 @@ use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
 const BACKGROUND: &str = "EVENER_BACKGROUND";
+/// The hook of ours, called in the worker that becomes the leader.
+const LEADER_HOOK: &str = "worker_leader";
 
 /// Runs until it is told to stop.
 pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
@@ -319,6 +321,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         .map_err(Failure::usage)?;
     host.nursery.tell_to(logs.log().clone());
     let statsd = settings.statsd(&mut resolved.notes);
+    let leads_later = upgrade.older().is_some();
     host.manners = Some(manners(&settings, upgrade));
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
@@ -347,6 +350,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
             set_up: Some(set_up),
             reconfigure: Some(reconfigure(&settings)),
             as_gunicorn: true,
+            leads_later,
             resolved,
         }),
     })
@@ -387,6 +391,7 @@ fn reconfigure(before: &Loaded) -> Reconfigure {
         Ok(Reconfigured {
             count: usize::try_from(settings.number("workers")).ok(),
             grace: Some(Duration::from_secs(settings.number("graceful_timeout"))),
+            lead: Some(lead_manner(settings.has(LEADER_HOOK))),
         })
     }))
 }
@@ -426,8 +431,7 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
-    // gunicorn answers nothing by itself.
-    resolved.health.stand_in = false;
+    resolved.tells_leader = settings.has(LEADER_HOOK);
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,

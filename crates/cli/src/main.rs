@@ -115,6 +115,9 @@ fn main() -> ExitCode {
         Command::Workers(arguments) => shown(client::workers(arguments)),
         Command::Reload(arguments) => shown(client::reload(arguments)),
         Command::Scale(arguments) => shown(client::scale(arguments)),
+        Command::Reopen(arguments) => shown(client::reopen(arguments)),
+        Command::Upgrade(arguments) => shown(client::upgrade(arguments)),
+        Command::Rest(arguments) => shown(client::rest(arguments)),
         Command::Drain(arguments) => shown(client::drain(arguments)),
         Command::Generate(arguments) => generate::generate(arguments).map(print),
         Command::Version => {

@@ -54,6 +54,8 @@ pub(crate) struct Resolved {
     pub(crate) worker: Worker,
     /// Whether workers are forked from a process that has imported the application.
     pub(crate) preload: bool,
+    /// Whether a worker that runs can be told that it is the leader now.
+    pub(crate) tells_leader: bool,
     pub(crate) count: usize,
     /// The most that can be asked for.
     pub(crate) count_max: usize,
@@ -157,6 +159,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         },
         worker,
         preload: typed.workers.preload,
+        tells_leader: typed.workers.leader_hook.is_some(),
         count,
         count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),
@@ -396,6 +399,15 @@ fn reload(typed: &RunArguments, notes: &mut Vec<String>) -> Option<ReloadSetting
 }
 
 fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, String> {
+    let foreign = typed.workers.worker_command.is_some()
+        || typed.workers.worker == Some(WorkerKind::Command);
+    if typed.workers.leader_hook.is_some() && foreign {
+        return Err(
+            "--leader-hook needs Evener's own workers (--worker evener); others are told that they \
+             lead by EVENER_LEADER=1 when they start"
+                .to_owned(),
+        );
+    }
     if let Some(command) = &typed.workers.worker_command {
         if typed.workers.worker == Some(WorkerKind::Evener) {
             return Err("--worker evener and --worker-command exclude each other".to_owned());
@@ -430,6 +442,9 @@ fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, Strin
 fn evener_flags(typed: &RunArguments) -> Vec<String> {
     let uvicorn = &typed.uvicorn;
     let mut flags = application_flags(typed);
+    if let Some(hook) = &typed.workers.leader_hook {
+        flags.extend(["--leader-hook".to_owned(), hook.clone()]);
+    }
     flags.extend([
         "--log-level".to_owned(),
         level_name(typed.logging.log_level).to_owned(),

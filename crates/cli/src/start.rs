@@ -12,7 +12,7 @@ use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
 use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
 use evener_supervisor::{
-    Handle, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
+    Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
     RunDirectory, SetUp, Settings, Supervisor,
 };
 use evener_telemetry::{AccessFormat, Log, LogFile, LogFormat, Telemetry, TelemetryConfig};
@@ -87,6 +87,8 @@ pub(crate) struct App {
     pub(crate) reconfigure: Option<Reconfigure>,
     /// Whether it is run as gunicorn runs it.
     pub(crate) as_gunicorn: bool,
+    /// Whether an older program, that this one takes over from, has the leader.
+    pub(crate) leads_later: bool,
 }
 
 impl App {
@@ -439,6 +441,8 @@ fn supervisor(
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         oldest_first: app.as_gunicorn,
+        lead: lead_manner(resolved.tells_leader),
+        lead_withheld: app.leads_later,
         waits_when_broken: resolved.reload.is_some(),
         environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),
@@ -457,6 +461,14 @@ fn supervisor(
         cluster.set_alarm(Box::new(move || alarmed.alarm()));
     }
     Ok((supervisor, handle))
+}
+
+/// How workers learn that they lead: where there is a hook that can be called, at any time.
+pub(crate) fn lead_manner(tells: bool) -> LeadManner {
+    match tells {
+        true => LeadManner::Told,
+        false => LeadManner::AtStart,
+    }
 }
 
 /// The admin socket and the name it is found by. A program that was given no name makes way for

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod forks;
+mod lead;
 mod publish;
 mod watch;
 
@@ -11,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use evener_policy::leader::Lead;
 use evener_policy::lifecycle::{Act, Event, Lifecycle, Patience, State};
 use evener_policy::relief::Relief;
 use evener_policy::restart::Restarts;
@@ -76,6 +78,7 @@ pub struct Supervisor {
     rollouts: VecDeque<RolloutStatus>,
     target: usize,
     relief: Relief,
+    lead: Lead,
     /// Rung when every loop stands still.
     alarm: Arc<Notify>,
     /// When memory is looked at next.
@@ -127,6 +130,7 @@ impl Supervisor {
             restarts: Restarts::new(settings.restart, settings.seed),
             target: settings.count.max(1),
             relief: Relief::new(calm),
+            lead: Lead::new(settings.lead, settings.lead_withheld, settings.oldest_first),
             alarm: Arc::clone(&alarm),
             memory_due: Duration::ZERO,
             grace: settings.patience.grace,
@@ -217,6 +221,7 @@ impl Supervisor {
             self.look_at(index, now);
         }
         self.look_after(now);
+        self.look_for_leader();
         let ready = self
             .workers
             .iter()
@@ -300,7 +305,7 @@ impl Supervisor {
         } else {
             0
         };
-        let leader = self.needs_leader(generation, why);
+        let leader = self.marks_leader();
         let place = Place {
             id,
             name: &name,
@@ -392,13 +397,16 @@ impl Supervisor {
                 }
                 let _ = reply.send(self.target);
             }
-            Command::ScaleBy(difference) if !self.stopping => {
-                let count = self.target.saturating_add_signed(difference);
-                self.set_target(count.clamp(1, self.settings.count_max));
+            Command::ScaleBy(difference, reply) => {
+                if !self.stopping {
+                    let count = self.target.saturating_add_signed(difference);
+                    self.set_target(count.clamp(1, self.settings.count_max));
+                }
+                let _ = reply.send(self.target);
             }
-            Command::ScaleBy(_) => {}
             Command::Rest if !self.stopping => self.set_target(0),
             Command::Rest => {}
+            Command::Lead => self.lead.release(),
             Command::Signal(number) => {
                 self.workers.iter().for_each(|worker| worker.tell(number));
             }

@@ -34,8 +34,9 @@ impl std::error::Error for ScaleError {}
 pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
     Scale(usize, oneshot::Sender<usize>),
-    ScaleBy(isize),
+    ScaleBy(isize, oneshot::Sender<usize>),
     Rest,
+    Lead,
     Signal(i32),
     Stop {
         grace: Duration,
@@ -85,14 +86,23 @@ impl Handle {
         Ok(receiver.await.unwrap_or(count))
     }
 
-    /// Adds workers, or takes some away; stays within the bounds.
-    pub async fn scale_by(&self, difference: isize) {
-        let _ = self.commands.send(Command::ScaleBy(difference)).await;
+    /// Adds workers, or takes some away; stays within the bounds. Returns the new number; `None`
+    /// when the supervisor is over.
+    pub async fn scale_by(&self, difference: isize) -> Option<usize> {
+        let (sender, receiver) = oneshot::channel();
+        let command = Command::ScaleBy(difference, sender);
+        self.commands.send(command).await.ok()?;
+        receiver.await.ok()
     }
 
     /// Drains and ends all workers, and goes on without any until a number of them is wanted again.
     pub async fn rest(&self) {
         let _ = self.commands.send(Command::Rest).await;
+    }
+
+    /// Nobody outside leads any more: one of the workers does from now on.
+    pub async fn lead(&self) {
+        let _ = self.commands.send(Command::Lead).await;
     }
 
     /// Sends a signal to every worker that there is.

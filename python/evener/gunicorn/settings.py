@@ -28,6 +28,8 @@ class Known:
     const: Any = None
     # A hook: its default does nothing.
     hook: bool = False
+    # gunicorn has no such setting.
+    ours: bool = False
 
 
 class Refused(Exception):
@@ -195,6 +197,7 @@ def _hooks() -> list[Known]:
         _hook("post_request", 2, 3, 4),
         _hook("child_exit", 2),
         _hook("worker_exit", 2),
+        Known("worker_leader", v.hook(1), hook=True, ours=True),
         _hook("nworkers_changed", 3),
         _hook("on_exit", 1),
         _hook("ssl_context", 2),
