@@ -8,21 +8,23 @@ use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
-use evener_edge::{Limits, Timeouts};
+use evener_edge::{Limits, Relays, Timeouts, TrustedPeers};
+use evener_net::ProxyVersion;
 use evener_supervisor::{
     Nursery, NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp,
 };
 use evener_telemetry::{Level, Log, LogFormat};
 use serde_json::{Map, Value};
+use tokio::sync::mpsc;
 
 use crate::Failure;
 use crate::args::{Command, CommandLine};
 use crate::logs::{Logs, Wanted};
-use crate::nursery::{self, Host, Manners};
+use crate::nursery::{self, Host, Manners, Renewed};
 use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
@@ -243,6 +245,25 @@ impl Loaded {
         source.unwrap_or("?")
     }
 
+    /// Who relays connections to us. As in gunicorn, those who may say whose a connection is need
+    /// not, and on unix sockets everybody may.
+    fn relays(&self) -> Result<Option<Relays>, Failure> {
+        let version = match self.text("proxy_protocol") {
+            None | Some("off") => return Ok(None),
+            Some("v1") => Some(ProxyVersion::V1),
+            Some("v2") => Some(ProxyVersion::V2),
+            Some(_) => None,
+        };
+        let mut from = self.list("proxy_allow_ips");
+        from.push("unix");
+        let from = TrustedPeers::parse(&from.join(","));
+        Ok(Some(Relays {
+            from: from.map_err(|error| self.refuse("proxy_allow_ips", &error.to_string()))?,
+            version,
+            required: false,
+        }))
+    }
+
     /// The logs as they are asked for.
     fn logs(&self, nursery: &Nursery, level: Level) -> Result<Logs, String> {
         let said = |name: &str| self.logs[name].as_bool().unwrap_or(false);
@@ -319,10 +340,14 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     let logs = settings
         .logs(&host.nursery, resolved.log.level)
         .map_err(Failure::usage)?;
-    host.nursery.tell_to(logs.log().clone());
+    let log = logs.log().clone();
+    host.nursery.tell_to(log.clone());
+    let relays = settings.relays()?;
+    let (sender, renewed) = mpsc::unbounded_channel();
+    let reconfigure = reconfigure(&settings, host.nursery.clone(), log, sender);
     let statsd = settings.statsd(&mut resolved.notes);
     let leads_later = upgrade.older().is_some();
-    host.manners = Some(manners(&settings, upgrade));
+    host.manners = Some(manners(&settings, upgrade, renewed));
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
         output_is_ours: true,
@@ -342,13 +367,15 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         host: Some(host),
         activated: Activated::default(),
         sockets: Some(Box::new(move |backlog| {
-            Sockets::open(&addresses, backlog, owner).map_err(Failure::system)
+            let mut sockets = Sockets::open(&addresses, backlog, owner).map_err(Failure::system)?;
+            sockets.set_relays(relays);
+            Ok(sockets)
         })),
         app: Some(App {
             application: None,
             recipe,
             set_up: Some(set_up),
-            reconfigure: Some(reconfigure(&settings)),
+            reconfigure: Some(reconfigure),
             as_gunicorn: true,
             leads_later,
             resolved,
@@ -367,7 +394,11 @@ fn worker_arguments(settings: &Loaded, resolved: &Resolved) -> Vec<String> {
     arguments
 }
 
-fn manners(settings: &Loaded, upgrade: Upgrade) -> Manners {
+fn manners(
+    settings: &Loaded,
+    upgrade: Upgrade,
+    renewed: mpsc::UnboundedReceiver<Box<Renewed>>,
+) -> Manners {
     let path = settings.text("pidfile");
     let beside = upgrade.older().map_or("", |_| ".2");
     let pidfile = path.map(|path| Pidfile::new(PathBuf::from(format!("{path}{beside}"))));
@@ -376,19 +407,72 @@ fn manners(settings: &Loaded, upgrade: Upgrade) -> Manners {
         pidfile_path: path.map(PathBuf::from),
         upgrade,
         daemon: settings.is("daemon"),
+        renewed,
     }
 }
 
-/// What of changed settings is taken up by a reload; others need a new program.
-fn reconfigure(before: &Loaded) -> Reconfigure {
-    let bind = before.value("bind").clone();
+/// Settings that a reload does not take up: they are of what the program begins with.
+const OF_THE_START: &[&str] = &[
+    "access_log_format",
+    "accesslog",
+    "backlog",
+    "control_socket",
+    "daemon",
+    "dogstatsd_tags",
+    "enable_backlog_metric",
+    "errorlog",
+    "pidfile",
+    "preload_app",
+    "reload",
+    "reload_extra_files",
+    "statsd_host",
+    "statsd_prefix",
+    "umask",
+    "worker_connections",
+];
+
+/// What settings that were read again mean: for the workers, which are replaced after this, and for
+/// the data plane. Those that need a new program are said.
+fn reconfigure(
+    before: &Loaded,
+    nursery: Nursery,
+    log: Log,
+    renewed: mpsc::UnboundedSender<Box<Renewed>>,
+) -> Reconfigure {
+    let last = Mutex::new(before.clone());
     Reconfigure(Arc::new(move |loaded| {
         let settings = Loaded::of(loaded.clone());
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         refuse(&settings).map_err(|failure| failure.message)?;
-        if *settings.value("bind") != bind {
+        if settings.value("bind") != last.value("bind") {
             return Err("bind has changed: new addresses need a restart".to_owned());
         }
+        let resolved = resolved(&settings).map_err(|failure| failure.message)?;
+        let relays = settings.relays().map_err(|failure| failure.message)?;
+        log.set_level(resolved.log.level);
+        for note in settings
+            .notes
+            .iter()
+            .filter(|note| !last.notes.contains(note))
+        {
+            log.warning(format_args!("{note}"));
+        }
+        let changed = |name: &&&str| settings.value(name) != last.value(name);
+        for name in OF_THE_START.iter().filter(changed) {
+            let source = settings.source(name);
+            log.warning(format_args!(
+                "{source}: {name} has changed: that takes effect at the next start"
+            ));
+        }
+        nursery.use_arguments(worker_arguments(&settings, &resolved));
+        let config = config(&resolved);
+        // A program that is over takes up nothing.
+        let _ = renewed.send(Box::new(Renewed { config, relays }));
+        *last = settings;
+        let settings = &*last;
         Ok(Reconfigured {
+            recycle: Some(resolved.recycle),
+            stall: Some(resolved.stall),
             count: usize::try_from(settings.number("workers")).ok(),
             grace: Some(Duration::from_secs(settings.number("graceful_timeout"))),
             lead: Some(lead_manner(settings.has(LEADER_HOOK))),
@@ -398,11 +482,7 @@ fn reconfigure(before: &Loaded) -> Reconfigure {
 
 /// Settings that ask for what is not there: ignoring them would be wrong.
 fn refuse(settings: &Loaded) -> Result<(), Failure> {
-    for (name, without) in [
-        ("proxy_protocol", "off"),
-        ("protocol", "http"),
-        ("http2_cleartext", "off"),
-    ] {
+    for (name, without) in [("protocol", "http"), ("http2_cleartext", "off")] {
         if settings.text(name).is_some_and(|value| value != without) {
             return Err(settings.refuse(name, "is not there yet"));
         }

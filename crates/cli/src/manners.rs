@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::nursery::Manners;
+use crate::nursery::{Manners, Renewed};
 use crate::running::{Resting, Running, Stopping};
+use crate::start::listening_terms;
 
 /// How long a stop that was under way may still take when somebody is in a hurry.
 const HURRY: Duration = Duration::from_secs(2);
@@ -62,7 +63,8 @@ impl Running {
     pub(crate) async fn reopen(&mut self, why: &str) -> Result<String, String> {
         if !self.is_gunicorn() {
             return Err(
-                "it writes to standard output and error, and has no log files of its own".to_owned(),
+                "it writes to standard output and error, and has no log files of its own"
+                    .to_owned(),
             );
         }
         let mut wrong = Vec::new();
@@ -102,9 +104,10 @@ impl Running {
         if stops {
             return Err("it is stopping".to_owned());
         }
-        let begun = self.begin_upgrade().await.map_err(|error| {
-            format!("no newer program was started, this one goes on: {error}")
-        });
+        let begun = self
+            .begin_upgrade()
+            .await
+            .map_err(|error| format!("no newer program was started, this one goes on: {error}"));
         let pid = begun?;
         let own = std::process::id();
         let message = format!(
@@ -129,6 +132,32 @@ impl Running {
         let pid = begun.map_err(|error| error.to_string())?;
         host.nursery.kin().add(pid);
         Ok(pid)
+    }
+
+    /// Takes up settings of the data plane that were read again.
+    pub(crate) fn handle_renewed(&mut self, renewed: Renewed) {
+        if let Err(error) = self.renew(renewed) {
+            self.log.error(format_args!(
+                "the data plane goes on with the settings it had: {error}"
+            ));
+        }
+    }
+
+    fn renew(&mut self, renewed: Renewed) -> Result<(), String> {
+        let Renewed { config, relays } = renewed;
+        let Some(sockets) = &mut self.sockets else {
+            return Ok(());
+        };
+        let terms = listening_terms(&config)?;
+        sockets.set_relays(relays);
+        let listeners = sockets.specs(terms.0.as_ref(), terms.1);
+        let listeners = listeners.map_err(|error| error.to_string())?;
+        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards)?;
+        let reconfigured = self.edge.reconfigure(edge);
+        reconfigured.map_err(|error| error.to_string())?;
+        self.program.site.take_on(plan);
+        self.grace = config.graceful_shutdown;
+        Ok(())
     }
 
     /// The newer program has ended, and this one stays.
@@ -157,6 +186,11 @@ impl Running {
         };
         if let Err(error) = renamed {
             self.log.error(format_args!("{error}"));
+        }
+        if let Some(place) = self.admin_place.take()
+            && let Err(error) = self.admin_socket.rename(place)
+        {
+            self.log.error(format_args!("the admin socket: {error}"));
         }
         if let Some(sockets) = &mut self.sockets {
             sockets.adopt();

@@ -399,8 +399,8 @@ fn reload(typed: &RunArguments, notes: &mut Vec<String>) -> Option<ReloadSetting
 }
 
 fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, String> {
-    let foreign = typed.workers.worker_command.is_some()
-        || typed.workers.worker == Some(WorkerKind::Command);
+    let foreign =
+        typed.workers.worker_command.is_some() || typed.workers.worker == Some(WorkerKind::Command);
     if typed.workers.leader_hook.is_some() && foreign {
         return Err(
             "--leader-hook needs Evener's own workers (--worker evener); others are told that they \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
+use evener_admin::{AdminSocket, Command as AdminCommand, EndpointOrder, Order, Receipt};
 use evener_edge::Edge;
 use evener_supervisor::{Handle, Outcome, State, WorkerStatus};
 use evener_telemetry::{Log, LogFile};
@@ -64,6 +64,10 @@ pub(crate) struct Running {
     pub(crate) statsd: Option<Statsd>,
     /// Files that are opened again when asked for.
     pub(crate) log_files: Vec<LogFile>,
+    /// Where orders come in.
+    pub(crate) admin_socket: AdminSocket,
+    /// Where that is once no older program has that place.
+    pub(crate) admin_place: Option<PathBuf>,
 }
 
 /// A program that goes on without workers.
@@ -124,6 +128,7 @@ impl Running {
                 ended = ended => break ended,
                 heard = asked => match heard {
                     Heard::Count(count) => drop(self.scale(count).await),
+                    Heard::Renewed(renewed) => self.handle_renewed(*renewed),
                     Heard::NewerEnded(pid, how) => self.handle_newer_ended(pid, &how).await,
                 },
                 signal = self.signals.next() => self.handle_signal(signal).await,
@@ -284,7 +289,11 @@ impl Running {
             return Ok(());
         };
         let Loaded { config, app } = reread.read()?;
-        if let (Some(fleet), Some(app)) = (&self.fleet, &app) {
+        // What is shared out stays as it is until the next start, and with it the most workers.
+        let shared = app
+            .as_ref()
+            .is_some_and(|app| app.resolved.shares.is_some());
+        if let (Some(fleet), Some(app), true) = (&self.fleet, &app, shared) {
             let may = fleet.handle.may_scale(app.resolved.count);
             may.map_err(|error| error.to_string())?;
         }
@@ -308,9 +317,17 @@ impl Running {
         }
         reread.config = config;
         self.upkeep.review();
-        if let (Some(fleet), Some(app)) = (&self.fleet, app)
-            && fleet.handle.status().target != app.resolved.count
-        {
+        let (Some(fleet), Some(app)) = (&self.fleet, app) else {
+            return Ok(());
+        };
+        if !shared {
+            let bounds = start::bounds(&app.resolved);
+            fleet.handle.set_bounds(bounds, app.resolved.relief).await;
+            if let (Some(_), Some(cluster)) = (app.resolved.relief, self.program.site.app()) {
+                start::ring(&cluster, &fleet.handle);
+            }
+        }
+        if fleet.handle.status().target != app.resolved.count {
             let scaled = fleet.handle.scale(app.resolved.count).await;
             scaled.map_err(|error| error.to_string())?;
         }

@@ -2,7 +2,7 @@
 //! What happens to it then is left to `running`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,10 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_edge::{Cluster, Edge, ListenAddress, ListenerSpec};
+use evener_edge::{Cluster, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
+use evener_net::ServerTls;
 use evener_supervisor::{
-    Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
-    RunDirectory, SetUp, Settings, Supervisor,
+    Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure,
+    RestartPolicy, RunDirectory, ScaleError, SetUp, Settings, Supervisor,
 };
 use evener_telemetry::{AccessFormat, Log, LogFile, LogFormat, Telemetry, TelemetryConfig};
 use tokio::net::{TcpListener, UnixListener};
@@ -194,13 +195,7 @@ impl Start {
         let Some(open) = self.sockets.take() else {
             return Ok(None);
         };
-        let listener = self.config.listeners.first();
-        let http2 = listener.and_then(|listener| listener.http2);
-        let tls = listener.and_then(|listener| {
-            let tls = listener.tls.as_ref();
-            tls.map(|tls| tls::read(tls, http2.is_some()))
-        });
-        let tls = tls.transpose().map_err(Failure::usage)?;
+        let (tls, http2) = listening_terms(&self.config).map_err(Failure::usage)?;
         let sockets = open(self.config.backlog)?;
         *listeners = sockets
             .specs(tls.as_ref(), http2)
@@ -232,7 +227,8 @@ impl Start {
         let signals = Signals::listen()
             .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
         let sockets = self.before_listening(&mut listeners, &log).await?;
-        let (socket, name, listener) = admin_socket(&self.admin, &log).await?;
+        let older = self.app.as_ref().is_some_and(|app| app.leads_later);
+        let (socket, name, listener) = admin_socket(&self.admin, older, &log).await?;
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
@@ -279,13 +275,14 @@ impl Start {
             resting: None,
             log_files: self.log_files,
             statsd: self.statsd,
+            admin_socket: socket,
+            admin_place: self.admin.socket.filter(|_| older),
             fleet: workers.map(|(supervisor, handle)| Fleet {
                 handle,
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
         let end = running.run().await;
-        drop(socket);
         let outcome = put_away(end).await?;
         ended(outcome, self.app, self.title)
     }
@@ -334,6 +331,18 @@ fn ended(outcome: Outcome, app: Option<App>, title: String) -> Result<(), Failur
     }
 }
 
+/// What is agreed on with the clients of the first listener.
+pub(crate) fn listening_terms(
+    config: &Config,
+) -> Result<(Option<Arc<ServerTls>>, Option<Http2Terms>), String> {
+    let Some(listener) = config.listeners.first() else {
+        return Ok((None, None));
+    };
+    let tls = listener.tls.as_ref();
+    let tls = tls.map(|tls| tls::read(tls, listener.http2.is_some()));
+    Ok((tls.transpose()?, listener.http2))
+}
+
 /// Every address of every listener. Descriptors are taken over at the `start` only.
 pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<ListenerSpec>, String> {
     let mut specs = Vec::new();
@@ -348,7 +357,11 @@ pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<Listener
                 address,
                 tls,
                 http2,
-                relays: listener.proxied.clone(),
+                relays: listener.proxied.clone().map(|from| Relays {
+                    from,
+                    version: None,
+                    required: true,
+                }),
             });
         };
         match &listener.address {
@@ -420,11 +433,12 @@ fn supervisor(
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
+    let bounds = bounds(resolved);
     let settings = Settings {
         recipe: app.recipe.clone(),
         count: resolved.count,
-        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
-        count_max_reason: shares.map(|shares| shares.reason.clone()),
+        count_max: bounds.count_max,
+        count_max_reason: bounds.reason,
         processes_max: shares.map_or(usize::MAX, |shares| shares.processes_max),
         relief: resolved.relief,
         patience: Patience {
@@ -452,15 +466,28 @@ fn supervisor(
         cluster: Arc::clone(cluster),
         in_flight_max: resolved.in_flight_max,
     };
-    let relieved = settings.relief.is_some();
     let (supervisor, handle) =
         Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
             .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))?;
-    if relieved {
-        let alarmed = handle.clone();
-        cluster.set_alarm(Box::new(move || alarmed.alarm()));
+    if resolved.relief.is_some() {
+        ring(cluster, &handle);
     }
     Ok((supervisor, handle))
+}
+
+/// Has the workers looked at when requests wait and every loop stands still.
+pub(crate) fn ring(cluster: &Cluster, handle: &Handle) {
+    let alarmed = handle.clone();
+    cluster.set_alarm(Box::new(move || alarmed.alarm()));
+}
+
+/// How many workers can be asked for.
+pub(crate) fn bounds(resolved: &Resolved) -> ScaleError {
+    let shares = resolved.shares.as_ref();
+    ScaleError {
+        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
+        reason: shares.map(|shares| shares.reason.clone()),
+    }
 }
 
 /// How workers learn that they lead: where there is a hook that can be called, at any time.
@@ -475,13 +502,19 @@ pub(crate) fn lead_manner(tells: bool) -> LeadManner {
 /// one that runs already.
 async fn admin_socket(
     settings: &AdminSettings,
+    older: bool,
     log: &Log,
 ) -> Result<(AdminSocket, String, UnixListener), Failure> {
     let system = |error: evener_admin::SocketError| Failure::system(error.to_string());
     let named = settings.name.clone();
     if let Some(path) = &settings.socket {
         let name = named.unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let (socket, listener) = AdminSocket::bind(path, false).await.map_err(system)?;
+        // Beside an older program, as its pid file is; it moves when that one has gone.
+        let path = match older {
+            true => beside(path),
+            false => path.clone(),
+        };
+        let (socket, listener) = AdminSocket::bind(&path, false).await.map_err(system)?;
         return Ok((socket, name, listener));
     }
     let name = named.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
@@ -500,6 +533,13 @@ async fn admin_socket(
         }
         Err(error) => Err(system(error)),
     }
+}
+
+/// Where the admin socket is as long as an older program has the place.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".2");
+    PathBuf::from(name)
 }
 
 async fn admin_address(settings: &AdminSettings) -> Result<Option<(TcpListener, Access)>, Failure> {

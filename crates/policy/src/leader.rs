@@ -243,8 +243,7 @@ mod tests {
                         (3, _) => wanted = 1 + random.index(4).unwrap_or(0),
                         _ => {}
                     }
-                } else if let Some(index) =
-                    fleet.iter().position(|one| one.phase == Phase::Leaving)
+                } else if let Some(index) = fleet.iter().position(|one| one.phase == Phase::Leaving)
                 {
                     fleet.remove(index);
                 }

@@ -9,7 +9,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use evener_policy::leader::Lead;
@@ -164,7 +164,7 @@ impl Supervisor {
                 status: status_receiver,
                 kin,
                 alarm,
-                bounds,
+                bounds: Arc::new(Mutex::new(bounds)),
             },
         ))
     }
@@ -403,6 +403,15 @@ impl Supervisor {
                     self.set_target(count.clamp(1, self.settings.count_max));
                 }
                 let _ = reply.send(self.target);
+            }
+            Command::Bounds { count_max, relief } => {
+                self.settings.count_max = count_max;
+                self.settings.relief = relief;
+                let calm = relief.map_or(Duration::ZERO, |relief| relief.calm);
+                self.relief.set_calm(calm);
+                if relief.is_none() {
+                    self.relief = Relief::new(calm);
+                }
             }
             Command::Rest if !self.stopping => self.set_target(0),
             Command::Rest => {}

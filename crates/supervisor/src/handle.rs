@@ -1,11 +1,12 @@
 //! How the rest of the program talks to a running supervisor: commands in, snapshots out.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::ReliefSettings;
 use crate::nursery::Kin;
 use crate::status::Status;
 
@@ -35,6 +36,10 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
     Scale(usize, oneshot::Sender<usize>),
     ScaleBy(isize, oneshot::Sender<usize>),
+    Bounds {
+        count_max: usize,
+        relief: Option<ReliefSettings>,
+    },
     Rest,
     Lead,
     Signal(i32),
@@ -52,7 +57,7 @@ pub struct Handle {
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) kin: Kin,
     pub(crate) alarm: Arc<Notify>,
-    pub(crate) bounds: ScaleError,
+    pub(crate) bounds: Arc<Mutex<ScaleError>>,
 }
 
 impl Handle {
@@ -71,10 +76,21 @@ impl Handle {
 
     /// Whether so many workers can be asked for.
     pub fn may_scale(&self, count: usize) -> Result<(), ScaleError> {
-        match (1..=self.bounds.count_max).contains(&count) {
+        let bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        match (1..=bounds.count_max).contains(&count) {
             true => Ok(()),
-            false => Err(self.bounds.clone()),
+            false => Err(bounds.clone()),
         }
+    }
+
+    /// From now on so many workers can be asked for, and so many come by themselves.
+    pub async fn set_bounds(&self, bounds: ScaleError, relief: Option<ReliefSettings>) {
+        let count_max = bounds.count_max;
+        *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = bounds;
+        let _ = self
+            .commands
+            .send(Command::Bounds { count_max, relief })
+            .await;
     }
 
     /// Changes the number of workers. Returns the new number.

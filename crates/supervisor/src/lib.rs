@@ -141,6 +141,10 @@ pub struct Reconfigured {
     pub grace: Option<Duration>,
     /// How workers learn that they lead.
     pub lead: Option<LeadManner>,
+    /// When those that are started from now on have done enough.
+    pub recycle: Option<RecycleLimits>,
+    /// How long their loops may stand still; `Some(None)` is for ever.
+    pub stall: Option<Option<Duration>>,
 }
 
 /// Judges settings that a nursery has read; an error is the message.

@@ -136,6 +136,12 @@ impl Supervisor {
         match judged {
             Ok(changes) => {
                 let changes = changes.unwrap_or_default();
+                if let Some(recycle) = changes.recycle {
+                    self.settings.recycle = recycle;
+                }
+                if let Some(stall) = changes.stall {
+                    self.settings.stall = stall;
+                }
                 if let Some(manner) = changes.lead {
                     self.lead.set_manner(manner);
                 }
