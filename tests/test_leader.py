@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from load import Ask, Load, Outcome
 from recording import EVENER, Recorded
-from running import Evener, Serve, Start, alive, eventually
+from running import Evener, Serve, Start, alive, eventually, uvicorn_command
 
 JOB = '''
 import fcntl
@@ -63,7 +63,8 @@ async def app(scope, receive, send):
     elif scope["path"] == "/stand":
         time.sleep(60)
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+    leads = f" {os.environ.get('EVENER_LEADER', '')}." if scope["path"] == "/leads" else ""
+    await send({"type": "http.response.body", "body": f"{os.getpid()}{leads}".encode()})
 
 
 def takes_the_application(found):
@@ -286,14 +287,14 @@ def environment_of(evener: Evener) -> dict[int, bool]:
     return found
 
 
-def test_without_a_hook_the_environment_tells_and_there_are_never_two(
+def test_of_other_kinds_of_workers_one_is_replaced_to_be_told_by_its_environment(
     start: Start, leaders: Leaders
 ) -> None:
+    command = uvicorn_command("led:app", leaders.path.parent)
     evener = start(
-        *["--workers", "3"],
-        app="led:app",
-        app_dir=leaders.path.parent,
-        environment=leaders.environment,
+        *["--workers", "3", "--worker-command", command],
+        app=None,
+        app_dir=None,
         ready_path="/",
         workers=3,
     )
@@ -326,6 +327,34 @@ def test_without_a_hook_the_environment_tells_and_there_are_never_two(
         over.set()
         watching.join()
     assert most == 1
+
+
+def test_without_a_hook_the_environment_of_the_process_tells(
+    start: Start, leaders: Leaders
+) -> None:
+    """`os.environ` of a worker that runs changes when it becomes the leader."""
+    evener = start(
+        *["--workers", "3", "--preload"],
+        app="led:app",
+        app_dir=leaders.path.parent,
+        environment=leaders.environment,
+        ready_path="/",
+        workers=3,
+    )
+
+    def leader() -> int:
+        told: dict[int, bool] = {}
+        for _ in range(12):
+            pid, leads = evener.get("/leads").body.decode().split()
+            told[int(pid)] = leads == "1."
+        led = [pid for pid, leads in told.items() if leads and alive(pid)]
+        return led[0] if len(led) == 1 and shown(evener) == led else 0
+
+    for _ in range(3):
+        before = eventually(leader, "a leader")
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda before=before: leader() not in (0, before), "another")  # type: ignore[misc]
+    assert evener.words().count("is the leader now") == 3
 
 
 GUNICORN = JOB + "\n\ndef worker_leader(worker):\n    assert worker.pid == os.getpid()\n    lead()\n"

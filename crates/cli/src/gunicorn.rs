@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
-use evener_edge::{Limits, Relays, Timeouts, TrustedPeers};
+use evener_config::Config;
+use evener_edge::{Http2Terms, Limits, Relays, Timeouts, TrustedPeers};
 use evener_net::ProxyVersion;
 use evener_supervisor::{
     Nursery, NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp,
@@ -29,7 +30,7 @@ use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
 use crate::run::config;
 use crate::sockets::{Address, Owner, Sockets};
-use crate::start::{App, Start, lead_manner, runtime};
+use crate::start::{App, Start, runtime};
 use crate::statsd::Statsd;
 use crate::systemd::Activated;
 use crate::upgrade::Upgrade;
@@ -37,8 +38,6 @@ use crate::{cpus, python};
 
 /// Set for the process that a daemon goes on in.
 const BACKGROUND: &str = "EVENER_BACKGROUND";
-/// The hook of ours, called in the worker that becomes the leader.
-const LEADER_HOOK: &str = "worker_leader";
 
 /// Runs until it is told to stop.
 pub(crate) fn run(arguments: &[OsString]) -> Result<(), Failure> {
@@ -96,6 +95,13 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "ciphers",
         "TLS is rustls, whose cipher suites are all strong",
     ),
+    ("dirty_apps", DIRTY),
+    ("dirty_graceful_timeout", DIRTY),
+    ("dirty_post_fork", DIRTY),
+    ("dirty_threads", DIRTY),
+    ("dirty_timeout", DIRTY),
+    ("dirty_worker_exit", DIRTY),
+    ("dirty_worker_init", DIRTY),
     (
         "do_handshake_on_connect",
         "handshakes never keep others waiting",
@@ -112,14 +118,31 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "http_parser",
         "there is one parser, and it is the strict one",
     ),
-    ("http_protocols", "HTTP/1.1 is spoken"),
+    (
+        "http2_initial_window_size",
+        "windows are as large as buffers, which have bounds of their own",
+    ),
+    ("http2_max_frame_size", "frames have the size of RFC 9113"),
+    (
+        "http2_max_header_list_size",
+        "fields have the same bounds in every version of HTTP",
+    ),
+    ("on_dirty_starting", DIRTY),
     ("permit_obsolete_folding", LENIENT),
     ("permit_unconventional_http_method", LENIENT),
     ("permit_unconventional_http_version", LENIENT),
+    (
+        "raw_paste_global_conf",
+        "PasteDeploy applications are WSGI, not ASGI",
+    ),
     ("reload_engine", "files are watched by inotify"),
     (
         "reuse_port",
         "workers have sockets of their own behind the one that clients connect to",
+    ),
+    (
+        "secure_scheme_headers",
+        "X-Forwarded-Proto tells the scheme, as with uvicorn's worker class",
     ),
     ("sendfile", "ASGI applications send their files themselves"),
     (
@@ -137,11 +160,17 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
         "each worker serves on one event loop, as uvicorn's worker class does",
     ),
     (
+        "uwsgi_allow_ips",
+        "HTTP is spoken, and not uwsgi's protocol",
+    ),
+    (
         "worker_tmp_dir",
         "workers are watched through shared memory, not by a file that could be slow",
     ),
 ];
 
+/// Why what concerns gunicorn's dirty workers is not obeyed.
+const DIRTY: &str = "there are no dirty workers here";
 /// Why what would let malformed requests in is not obeyed.
 const LENIENT: &str = "what is no proper HTTP is refused before any worker sees it";
 
@@ -243,6 +272,26 @@ impl Loaded {
     fn source(&self, name: &str) -> &str {
         let source = self.sources.get(name).and_then(Value::as_str);
         source.unwrap_or("?")
+    }
+
+    /// The data plane. HTTP/2 is spoken as everywhere in Evener, unless the file says which versions
+    /// are.
+    fn config(&self, resolved: &Resolved) -> Config {
+        let mut config = config(resolved);
+        let named = self.list("http_protocols").contains(&"h2");
+        let carried =
+            resolved.tls.is_some() || self.text("http2_cleartext") == Some("prior-knowledge");
+        let spoken = !self.has("http_protocols") || named && carried;
+        let streams = self.number("http2_max_concurrent_streams").max(1);
+        for listener in &mut config.listeners {
+            listener.http2 = spoken.then(|| match self.has("http2_max_concurrent_streams") {
+                true => Http2Terms {
+                    streams_max: u32::try_from(streams).unwrap_or(u32::MAX),
+                },
+                false => Http2Terms::default(),
+            });
+        }
+        config
     }
 
     /// Who relays connections to us. As in gunicorn, those who may say whose a connection is need
@@ -354,7 +403,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         title: Some(format!("gunicorn: worker [{name}]")),
     });
     Ok(Start {
-        config: config(&resolved),
+        config: settings.config(&resolved),
         shards: resolved.shards,
         log: resolved.log,
         admin: resolved.admin.clone(),
@@ -465,7 +514,7 @@ fn reconfigure(
             ));
         }
         nursery.use_arguments(worker_arguments(&settings, &resolved));
-        let config = config(&resolved);
+        let config = settings.config(&resolved);
         // A program that is over takes up nothing.
         let _ = renewed.send(Box::new(Renewed { config, relays }));
         *last = settings;
@@ -475,17 +524,19 @@ fn reconfigure(
             stall: Some(resolved.stall),
             count: usize::try_from(settings.number("workers")).ok(),
             grace: Some(Duration::from_secs(settings.number("graceful_timeout"))),
-            lead: Some(lead_manner(settings.has(LEADER_HOOK))),
         })
     }))
 }
 
 /// Settings that ask for what is not there: ignoring them would be wrong.
 fn refuse(settings: &Loaded) -> Result<(), Failure> {
-    for (name, without) in [("protocol", "http"), ("http2_cleartext", "off")] {
-        if settings.text(name).is_some_and(|value| value != without) {
-            return Err(settings.refuse(name, "is not there yet"));
-        }
+    if settings.text("protocol") == Some("uwsgi") {
+        return Err(settings.refuse("protocol", "HTTP is spoken, and not uwsgi's protocol"));
+    }
+    if matches!(settings.text("http2_cleartext"), Some("upgrade" | "both")) {
+        let why = "HTTP/2 in clear text is spoken with those who begin with it (prior-knowledge); \
+                   an upgrade from HTTP/1.1, which RFC 9113 has given up, is not there";
+        return Err(settings.refuse("http2_cleartext", why));
     }
     if settings.text("paste").is_some() {
         return Err(settings.refuse("paste", "PasteDeploy applications are WSGI, not ASGI"));
@@ -511,7 +562,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
-    resolved.tells_leader = settings.has(LEADER_HOOK);
+    resolved.admin.off = settings.is("control_socket_disable");
+    resolved.admin.mode = Some(settings.id("control_socket_mode") & 0o777);
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,

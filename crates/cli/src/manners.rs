@@ -187,8 +187,8 @@ impl Running {
         if let Err(error) = renamed {
             self.log.error(format_args!("{error}"));
         }
-        if let Some(place) = self.admin_place.take()
-            && let Err(error) = self.admin_socket.rename(place)
+        if let (Some(place), Some(socket)) = (self.admin_place.take(), &mut self.admin_socket)
+            && let Err(error) = socket.rename(place)
         {
             self.log.error(format_args!("the admin socket: {error}"));
         }

@@ -108,6 +108,10 @@ pub(crate) struct AdminSettings {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) address: Option<String>,
     pub(crate) token: Option<String>,
+    /// Who may use the socket, as file permissions; the owner alone, if nothing is said.
+    pub(crate) mode: Option<u32>,
+    /// There is no socket.
+    pub(crate) off: bool,
 }
 
 /// What is watched for changes.
@@ -159,7 +163,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         },
         worker,
         preload: typed.workers.preload,
-        tells_leader: typed.workers.leader_hook.is_some(),
+        tells_leader: ours(&typed.workers),
         count,
         count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),
@@ -183,6 +187,8 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
                 .clone()
                 .or_else(|| (around.variable)("EVENER_ADMIN_TOKEN"))
                 .filter(|token| !token.is_empty()),
+            mode: None,
+            off: false,
         },
         reload: reload(typed, &mut notes),
         notes,
@@ -219,6 +225,11 @@ fn worker_count(count: WorkerCount, around: &Surroundings<'_>) -> (usize, Option
     }
 }
 
+/// Whether they are Evener's own kind.
+fn ours(workers: &WorkerArguments) -> bool {
+    workers.worker_command.is_none() && workers.worker != Some(WorkerKind::Command)
+}
+
 fn relief(
     typed: &RunArguments,
     count: usize,
@@ -227,8 +238,7 @@ fn relief(
 ) -> Option<ReliefSettings> {
     let most = most.filter(|most| *most > count)?;
     let workers = &typed.workers;
-    let ours = workers.worker_command.is_none() && workers.worker != Some(WorkerKind::Command);
-    if !ours {
+    if !ours(workers) {
         notes.push(format!(
             "--workers {count}..{most}: only Evener's own workers tell that their event loops \
              stand still: {count} others run, and `evener scale` changes that by hand"
@@ -399,9 +409,7 @@ fn reload(typed: &RunArguments, notes: &mut Vec<String>) -> Option<ReloadSetting
 }
 
 fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, String> {
-    let foreign =
-        typed.workers.worker_command.is_some() || typed.workers.worker == Some(WorkerKind::Command);
-    if typed.workers.leader_hook.is_some() && foreign {
+    if typed.workers.leader_hook.is_some() && !ours(&typed.workers) {
         return Err(
             "--leader-hook needs Evener's own workers (--worker evener); others are told that they \
              lead by EVENER_LEADER=1 when they start"

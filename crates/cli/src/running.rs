@@ -64,8 +64,8 @@ pub(crate) struct Running {
     pub(crate) statsd: Option<Statsd>,
     /// Files that are opened again when asked for.
     pub(crate) log_files: Vec<LogFile>,
-    /// Where orders come in.
-    pub(crate) admin_socket: AdminSocket,
+    /// Where orders come in, unless that is switched off.
+    pub(crate) admin_socket: Option<AdminSocket>,
     /// Where that is once no older program has that place.
     pub(crate) admin_place: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 //! What happens to it then is left to `running`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -228,7 +229,13 @@ impl Start {
             .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
         let sockets = self.before_listening(&mut listeners, &log).await?;
         let older = self.app.as_ref().is_some_and(|app| app.leads_later);
-        let (socket, name, listener) = admin_socket(&self.admin, older, &log).await?;
+        let (socket, name, listener) = match self.admin.off {
+            true => (None, DEFAULT_NAME.to_owned(), None),
+            false => {
+                let (socket, name, listener) = admin_socket(&self.admin, older, &log).await?;
+                (Some(socket), name, Some(listener))
+            }
+        };
         let admin_address = admin_address(&self.admin).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
@@ -251,8 +258,11 @@ impl Start {
             draining: AtomicBool::new(false),
         });
         let (orders, received) = mpsc::channel(16);
-        let mut admin = format!("unix:{}", socket.path().display());
         let server = Server::new(Arc::clone(&program) as _, orders);
+        let mut admin = socket.as_ref().map_or_else(
+            || "no socket (it is switched off)".to_owned(),
+            |socket| format!("unix:{}", socket.path().display()),
+        );
         admin.push_str(&administer(server, listener, admin_address)?);
         banner(&log, &self, &program, &admin);
         let running = Running {
@@ -305,10 +315,12 @@ async fn put_away(end: Ended) -> Result<Outcome, Failure> {
 /// Answers on the admin socket, and on the address if there is one; returns how that is told.
 fn administer(
     server: Server,
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     address: Option<(TcpListener, Access)>,
 ) -> Result<String, Failure> {
-    tokio::spawn(serve_unix(server.clone(), listener));
+    if let Some(listener) = listener {
+        tokio::spawn(serve_unix(server.clone(), listener));
+    }
     let Some((listener, access)) = address else {
         return Ok(String::new());
     };
@@ -490,8 +502,8 @@ pub(crate) fn bounds(resolved: &Resolved) -> ScaleError {
     }
 }
 
-/// How workers learn that they lead: where there is a hook that can be called, at any time.
-pub(crate) fn lead_manner(tells: bool) -> LeadManner {
+/// How workers learn that they lead: ours at any time, others only by what they are started with.
+fn lead_manner(tells: bool) -> LeadManner {
     match tells {
         true => LeadManner::Told,
         false => LeadManner::AtStart,
@@ -515,6 +527,11 @@ async fn admin_socket(
             false => path.clone(),
         };
         let (socket, listener) = AdminSocket::bind(&path, false).await.map_err(system)?;
+        if let Some(mode) = settings.mode {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions)
+                .map_err(|error| Failure::system(format!("{}: {error}", path.display())))?;
+        }
         return Ok((socket, name, listener));
     }
     let name = named.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());

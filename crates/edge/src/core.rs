@@ -14,7 +14,7 @@ use mio::{Registry, Token};
 
 use crate::admission::Place;
 use crate::cluster::Cluster;
-use crate::config::{EdgeConfig, Relays, TrustedPeers};
+use crate::config::{EdgeConfig, Relays};
 use crate::endpoint::EndpointId;
 use crate::http2::Opening;
 use crate::http2::upstream::Upstreams;

@@ -73,11 +73,6 @@ impl Lead {
         self.withheld = false;
     }
 
-    /// How workers learn of it from now on.
-    pub fn set_manner(&mut self, manner: Manner) {
-        self.manner = manner;
-    }
-
     /// Whether a worker that is started now is started as the leader.
     pub fn marks_next(&self, members: &[Member]) -> bool {
         let vacant = !self.withheld && members.iter().all(|member| !member.leads);

@@ -139,8 +139,6 @@ pub struct Reconfigured {
     pub count: Option<usize>,
     /// How long what is under way may take when one goes.
     pub grace: Option<Duration>,
-    /// How workers learn that they lead.
-    pub lead: Option<LeadManner>,
     /// When those that are started from now on have done enough.
     pub recycle: Option<RecycleLimits>,
     /// How long their loops may stand still; `Some(None)` is for ever.

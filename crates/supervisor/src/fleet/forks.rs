@@ -142,9 +142,6 @@ impl Supervisor {
                 if let Some(stall) = changes.stall {
                     self.settings.stall = stall;
                 }
-                if let Some(manner) = changes.lead {
-                    self.lead.set_manner(manner);
-                }
                 if let Some(grace) = changes.grace {
                     self.settings.patience.grace = grace;
                     self.grace = grace;
