@@ -1,4 +1,4 @@
-"""Threads that hang: each is stopped on its own by ptrace(2), while the rest of its process runs on.
+"""Threads that hang: each is stopped on its own by ptrace(2), the rest of its process runs on.
 
 A signal would stop the whole process, which proves less. All calls must come from one thread.
 """

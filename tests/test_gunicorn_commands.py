@@ -108,7 +108,7 @@ def test_upgrade_starts_a_newer_program_and_drain_leaves_the_service_to_it(begin
     assert "stopping after what is under way" in tell(running, "drain").stdout
     assert running.process.wait(30) == 0
     eventually(lambda: pid_in(pidfile) == newer, "it has the pid file", 30)
-    eventually(lambda: (running.folder / "control").is_socket(), "and the control socket")
+    eventually((running.folder / "control").is_socket, "and the control socket")
     assert status(running)["pid"] == newer
     assert running.get()
     tell(running, "drain")

@@ -22,7 +22,9 @@ def binary(command: int, family: int, body: bytes) -> bytes:
     return SIGNATURE + bytes([command, family]) + struct.pack("!H", len(body)) + body
 
 
-FOUR = socket.inet_aton("203.0.113.7") + socket.inet_aton("192.0.2.1") + struct.pack("!2H", 4711, 80)
+FOUR = (
+    socket.inet_aton("203.0.113.7") + socket.inet_aton("192.0.2.1") + struct.pack("!2H", 4711, 80)
+)
 SIX = (
     socket.inet_pton(socket.AF_INET6, "2001:db8::7")
     + socket.inet_pton(socket.AF_INET6, "2001:db8::1")

@@ -1,5 +1,5 @@
-"""What SIGHUP takes up of a gunicorn file that has changed: for the workers, for the data plane, for
-the logs; and what it says of the rest.
+"""What SIGHUP takes up of a gunicorn file that has changed: for the workers, for the data plane,
+for the logs; and what it says of the rest.
 """
 
 import contextlib
@@ -103,7 +103,9 @@ def test_the_proxy_protocol(begin: Begin) -> None:
 
     def client() -> object:
         with Wire(running.port) as wire:
-            wire.send("PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            wire.send(
+                "PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: t\r\n\r\n"
+            )
             answer = wire.response()
         return answer.json()["client"][0] if answer.status == 200 else answer.status
 

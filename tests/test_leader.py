@@ -357,7 +357,9 @@ def test_without_a_hook_the_environment_of_the_process_tells(
     assert evener.words().count("is the leader now") == 3
 
 
-GUNICORN = JOB + "\n\ndef worker_leader(worker):\n    assert worker.pid == os.getpid()\n    lead()\n"
+GUNICORN = (
+    JOB + "\n\ndef worker_leader(worker):\n    assert worker.pid == os.getpid()\n    lead()\n"
+)
 
 Begin = Callable[..., Recorded]
 
@@ -422,7 +424,7 @@ def test_a_newer_program_leads_when_the_older_one_is_gone(
     first = leaders.now()
     running.signal(signal.SIGUSR2)
     running.until("post_worker_init", 4)
-    eventually(lambda: (running.folder / "pid.2").exists(), "the newer one is there", 20)
+    eventually((running.folder / "pid.2").exists, "the newer one is there", 20)
     newer = int((running.folder / "pid.2").read_text())
     # Both serve, and the older one leads; its leader is replaced by one of its own.
     os.kill(first, signal.SIGKILL)
