@@ -136,7 +136,7 @@ def test_on_a_unix_socket_everybody_may_send_one(running: Recorded) -> None:
         answer = b""
         while piece := stream.recv(65536):
             answer += piece
-    assert b'"client": ["2001:db8::7", 4711]' in answer
+    assert b'"client": ["2001:db8::7", ' in answer
 
 
 def test_the_access_log_names_the_client(running: Recorded) -> None:
