@@ -1,6 +1,7 @@
 //! The `evener` program: reads the command line, wires the crates together, and says what is
 //! wrong in one message. Nothing else knows all of them.
 
+mod administration;
 mod application;
 mod args;
 mod balancer;

@@ -187,7 +187,9 @@ impl Running {
         if let Err(error) = renamed {
             self.log.error(format_args!("{error}"));
         }
-        if let (Some(place), Some(socket)) = (self.admin_place.take(), &mut self.admin_socket)
+        let administration = &mut self.administration;
+        if let (Some(place), Some(socket)) =
+            (administration.place.take(), &mut administration.socket)
             && let Err(error) = socket.rename(place)
         {
             self.log.error(format_args!("the admin socket: {error}"));

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use evener_admin::{AdminSocket, Command as AdminCommand, EndpointOrder, Order, Receipt};
+use evener_admin::{Command as AdminCommand, EndpointOrder, Order, Receipt};
 use evener_edge::Edge;
 use evener_supervisor::{Handle, Outcome, State, WorkerStatus};
 use evener_telemetry::{Log, LogFile};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::administration::Administration;
 use crate::changes::Changes;
 use crate::nursery::{Heard, Host};
 use crate::reread::{Loaded, Reread};
@@ -64,10 +65,8 @@ pub(crate) struct Running {
     pub(crate) statsd: Option<Statsd>,
     /// Files that are opened again when asked for.
     pub(crate) log_files: Vec<LogFile>,
-    /// Where orders come in, unless that is switched off.
-    pub(crate) admin_socket: Option<AdminSocket>,
-    /// Where that is once no older program has that place.
-    pub(crate) admin_place: Option<PathBuf>,
+    /// Where orders come in.
+    pub(crate) administration: Administration,
 }
 
 /// A program that goes on without workers.

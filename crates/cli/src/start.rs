@@ -2,13 +2,12 @@
 //! What happens to it then is left to `running`.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
+use evener_admin::Server;
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
 use evener_edge::{Cluster, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
@@ -18,11 +17,11 @@ use evener_supervisor::{
     RestartPolicy, RunDirectory, ScaleError, SetUp, Settings, Supervisor,
 };
 use evener_telemetry::{AccessFormat, Log, LogFile, LogFormat, Telemetry, TelemetryConfig};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::Failure;
+use crate::administration::Administration;
 use crate::application::Application;
 use crate::balancer::ClusterBalancer;
 use crate::changes::Changes;
@@ -229,14 +228,7 @@ impl Start {
             .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
         let sockets = self.before_listening(&mut listeners, &log).await?;
         let older = self.app.as_ref().is_some_and(|app| app.leads_later);
-        let (socket, name, listener) = match self.admin.off {
-            true => (None, DEFAULT_NAME.to_owned(), None),
-            false => {
-                let (socket, name, listener) = admin_socket(&self.admin, older, &log).await?;
-                (Some(socket), name, Some(listener))
-            }
-        };
-        let admin_address = admin_address(&self.admin).await?;
+        let mut administration = Administration::open(&self.admin, older, &log).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
         let edge = self.start_edge(&site, listeners, &telemetry)?;
@@ -248,7 +240,7 @@ impl Start {
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
         let workers = workers.transpose()?;
         let program = Arc::new(Program {
-            name,
+            name: administration.name.clone(),
             app: self.title.clone(),
             addresses: Mutex::new(edge.addresses()),
             handle: workers.as_ref().map(|(_, handle)| handle.clone()),
@@ -259,11 +251,7 @@ impl Start {
         });
         let (orders, received) = mpsc::channel(16);
         let server = Server::new(Arc::clone(&program) as _, orders);
-        let mut admin = socket.as_ref().map_or_else(
-            || "no socket (it is switched off)".to_owned(),
-            |socket| format!("unix:{}", socket.path().display()),
-        );
-        admin.push_str(&administer(server, listener, admin_address)?);
+        let admin = administration.begin(server)?;
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
@@ -285,8 +273,7 @@ impl Start {
             resting: None,
             log_files: self.log_files,
             statsd: self.statsd,
-            admin_socket: socket,
-            admin_place: self.admin.socket.filter(|_| older),
+            administration,
             fleet: workers.map(|(supervisor, handle)| Fleet {
                 handle,
                 workers: tokio::spawn(supervisor.run()),
@@ -310,24 +297,6 @@ async fn put_away(end: Ended) -> Result<Outcome, Failure> {
         host.over(raised).await?;
     }
     Ok(end.outcome)
-}
-
-/// Answers on the admin socket, and on the address if there is one; returns how that is told.
-fn administer(
-    server: Server,
-    listener: Option<UnixListener>,
-    address: Option<(TcpListener, Access)>,
-) -> Result<String, Failure> {
-    if let Some(listener) = listener {
-        tokio::spawn(serve_unix(server.clone(), listener));
-    }
-    let Some((listener, access)) = address else {
-        return Ok(String::new());
-    };
-    let address = listener.local_addr();
-    let address = address.map_err(|error| Failure::system(error.to_string()))?;
-    tokio::spawn(serve_tcp(server, listener, access));
-    Ok(format!(" and http://{address}/"))
 }
 
 /// How the program ends after its workers have.
@@ -508,73 +477,6 @@ fn lead_manner(tells: bool) -> LeadManner {
         true => LeadManner::Told,
         false => LeadManner::AtStart,
     }
-}
-
-/// The admin socket and the name it is found by. A program that was given no name makes way for
-/// one that runs already.
-async fn admin_socket(
-    settings: &AdminSettings,
-    older: bool,
-    log: &Log,
-) -> Result<(AdminSocket, String, UnixListener), Failure> {
-    let system = |error: evener_admin::SocketError| Failure::system(error.to_string());
-    let named = settings.name.clone();
-    if let Some(path) = &settings.socket {
-        let name = named.unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        // Beside an older program, as its pid file is; it moves when that one has gone.
-        let path = match older {
-            true => beside(path),
-            false => path.clone(),
-        };
-        let (socket, listener) = AdminSocket::bind(&path, false).await.map_err(system)?;
-        if let Some(mode) = settings.mode {
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(&path, permissions)
-                .map_err(|error| Failure::system(format!("{}: {error}", path.display())))?;
-        }
-        return Ok((socket, name, listener));
-    }
-    let name = named.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-    match AdminSocket::bind(&socket_path(&name), true).await {
-        Ok((socket, listener)) => Ok((socket, name, listener)),
-        Err(evener_admin::SocketError::InUse { .. }) if named.is_none() => {
-            let name = format!("{DEFAULT_NAME}-{}", std::process::id());
-            log.info(format_args!(
-                "another evener has the name `{DEFAULT_NAME}`; this one is called `{name}` \
-                 (--name gives it another)"
-            ));
-            let (socket, listener) = AdminSocket::bind(&socket_path(&name), true)
-                .await
-                .map_err(system)?;
-            Ok((socket, name, listener))
-        }
-        Err(error) => Err(system(error)),
-    }
-}
-
-/// Where the admin socket is as long as an older program has the place.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".2");
-    PathBuf::from(name)
-}
-
-async fn admin_address(settings: &AdminSettings) -> Result<Option<(TcpListener, Access)>, Failure> {
-    let Some(text) = &settings.address else {
-        return Ok(None);
-    };
-    let wrong = |error: &dyn std::fmt::Display| format!("--admin-address {text}: {error}");
-    let address = text
-        .to_socket_addrs()
-        .map_err(|error| Failure::usage(wrong(&format!("write HOST:PORT; {error}"))))?
-        .next()
-        .ok_or_else(|| Failure::usage(wrong(&"the name has no address")))?;
-    let access = Access::tcp(address, settings.token.clone())
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::system(wrong(&error)))?;
-    Ok(Some((listener, access)))
 }
 
 fn banner(log: &Log, start: &Start, program: &Program, admin: &str) {
