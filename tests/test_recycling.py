@@ -141,6 +141,14 @@ def test_not_many_are_replaced_at_once(
     print(f"{workers} workers: {replaced} replaced, {len(looks)} looks")
 
 
+def begin_to_ask(load: Load) -> threading.Thread:
+    """Asks for a while, beside the test."""
+    asking = threading.Thread(target=lambda: asyncio.run(load.run(1.2)))
+    asking.start()
+    eventually(lambda: load.outcome.answered > 20, "requests are answered")
+    return asking
+
+
 def test_a_blocked_loop_is_out_of_balance_within_a_tenth_of_a_second(
     start: Start, tmp_path: Path
 ) -> None:
@@ -151,9 +159,7 @@ def test_a_blocked_loop_is_out_of_balance_within_a_tenth_of_a_second(
     noticed, slowest = [], []
     for _ in range(7):
         load = Load(evener.port, lambda: itertools.repeat(Ask("/")), 4)
-        asking = threading.Thread(target=lambda load=load: asyncio.run(load.run(1.2)))
-        asking.start()
-        eventually(lambda load=load: load.outcome.answered > 20, "requests are answered")
+        asking = begin_to_ask(load)
         with evener.wire() as blocker:
             blocker.request("GET", "/stuck?seconds=1")
             sent = time.monotonic()

@@ -154,7 +154,9 @@ class Worker:
         grace = 0.0 if self._hurry else options.timeout_graceful_shutdown
         leaves = asyncio.create_task(leading.over(grace), name="evener.leader")
         await self._drain(server)
-        if not await leaves:
+        if self._hurry:
+            leaves.cancel()
+        elif not await leaves:
             log.warning("the leader's job does not end: leaving it alone")
         await lifespan.shutdown()
         server.stop()
