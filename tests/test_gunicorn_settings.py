@@ -449,7 +449,14 @@ def test_reload_replaces_workers_when_files_change(begin: Begin, tmp_path: Path)
 
 
 def test_the_control_socket_is_where_the_program_is_asked(begin: Begin) -> None:
-    running = begin('control_socket = "control.sock"\n')
+    settings = 'control_socket = "control.sock"\ncontrol_socket_disable = False\n'
+    running = begin(settings + "control_socket_mode = 0o660\n")
+    assert (running.folder / "control.sock").stat().st_mode & 0o777 == 0o660
+    usual = begin('control_socket = "control.sock"\ncontrol_socket_disable = False\n')
+    assert (usual.folder / "control.sock").stat().st_mode & 0o777 == 0o600
+    off = begin('control_socket = "control.sock"\ncontrol_socket_disable = True\n')
+    assert not (off.folder / "control.sock").exists()
+    assert "no socket (it is switched off)" in off.words()
     command = [EVENER[0], "workers", "--json", "--admin", str(running.folder / "control.sock")]
     answer = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     listed = answer["workers"] if isinstance(answer, dict) else answer

@@ -3,6 +3,9 @@
 import asyncio
 import itertools
 import os
+import statistics
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +32,7 @@ async def app(scope, receive, send):
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
+    headers = []
     seconds = float(parse_qs(scope["query_string"].decode()).get("seconds", ["0"])[0])
     match scope["path"]:
         case "/grow":
@@ -36,10 +40,11 @@ async def app(scope, receive, send):
         case "/wait":
             await asyncio.sleep(seconds)
         case "/stuck":
+            headers.append((b"x-began", str(time.monotonic()).encode()))
             stand_still(seconds)
     body = f"{os.getpid()} {os.environ.get('EVENER_BUDGET_POSTGRES', '')}".encode()
     length = str(len(body)).encode()
-    headers = [(b"content-length", length)]
+    headers.append((b"content-length", length))
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
@@ -101,6 +106,75 @@ def test_the_jitter_of_requests_can_be_none(start: Start, tmp_path: Path) -> Non
     assert evener.get("/").status == 200
     eventually(lambda: first not in evener.ready(), "its successor", 20, 0.05)
     assert "has had 20 requests and is replaced" in evener.words()
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(3, 1), (8, 2)])
+def test_not_many_are_replaced_at_once(
+    start: Start, tmp_path: Path, workers: int, at_once: int
+) -> None:
+    """One at a time, or a quarter of all: so many may drain when the next replacement begins."""
+    flags = ["--limit-max-requests", "40", "--limit-max-requests-jitter", "0", "--preload"]
+    evener = begin(start, tmp_path, "--workers", str(workers), *flags, workers=workers)
+    looks: list[dict[str, int]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            states = [worker["state"] for worker in evener.ask_api("/api/v1/workers")["workers"]]
+            looks.append({state: states.count(state) for state in set(states)})
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    outcome = loaded(evener, "/", "/wait?seconds=0.05")
+    over.set()
+    watching.join()
+    assert not outcome.failures, outcome
+    replaced = evener.words().count("requests and is replaced")
+    assert replaced > 2 * workers, "there was something to see"
+    assert any(look.get("starting") for look in looks)
+    for look in looks:
+        leaving = look.get("draining", 0) + look.get("stopping", 0)
+        assert look.get("ready", 0) >= workers, look
+        assert look.get("starting", 0) <= 1, look
+        assert leaving <= at_once, look
+        assert sum(look.values()) <= workers + at_once, look
+    print(f"{workers} workers: {replaced} replaced, {len(looks)} looks")
+
+
+def begin_to_ask(load: Load) -> threading.Thread:
+    """Asks for a while, beside the test."""
+    asking = threading.Thread(target=lambda: asyncio.run(load.run(1.2)))
+    asking.start()
+    eventually(lambda: load.outcome.answered > 20, "requests are answered")
+    return asking
+
+
+def test_a_blocked_loop_is_out_of_balance_within_a_tenth_of_a_second(
+    start: Start, tmp_path: Path
+) -> None:
+    """From the moment at which the application blocks, by the clock that all processes share. The
+    machine may be busy with something else now and then, so it is the median of several.
+    """
+    evener = begin(start, tmp_path, "--workers", "2", workers=2)
+    noticed, slowest = [], []
+    for _ in range(7):
+        load = Load(evener.port, lambda: itertools.repeat(Ask("/")), 4)
+        asking = begin_to_ask(load)
+        with evener.wire() as blocker:
+            blocker.request("GET", "/stuck?seconds=1")
+            sent = time.monotonic()
+            while not any(w["stalled"] for w in evener.ask_api("/api/v1/workers")["workers"]):
+                assert time.monotonic() < sent + 1, "it was never out of balance"
+            seen = time.monotonic()
+            answer = blocker.response()
+        asking.join()
+        assert answer.status == 200
+        assert not load.outcome.failures, load.outcome
+        noticed.append(seen - float(answer.one("x-began") or "nan"))
+        slowest.append(load.outcome.slowest)
+    print("noticed after", sorted(noticed), "slowest request beside it", sorted(slowest))
+    assert statistics.median(noticed) < 0.1
+    assert statistics.median(slowest) < 0.1, "no request waited longer"
 
 
 def test_a_worker_that_stands_still_shows_where_and_is_replaced(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from running import Evener, Start, eventually
-from test_recycling import begin
+from running import Evener, Serve, Start, eventually
+from test_recycling import APPLICATION, begin
 
 RELIEF = ["--preload", "--timeout-relief", "1s"]
 
@@ -80,3 +80,50 @@ def test_nobody_comes_while_nobody_waits(start: Start, tmp_path: Path) -> None:
     assert evener.get("/stuck?seconds=1").status == 200
     assert evener.ready() == before
     assert "relief:" not in evener.words()
+
+
+def test_a_reload_of_the_file_changes_the_maximum(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "lasting.py").write_text(APPLICATION)
+
+    def text(workers: str, more: str = "") -> str:
+        return (
+            f'[app]\ntarget = "lasting:app"\napp_dir = "{tmp_path}"\npreload = true\n'
+            f'timeout_relief = "1s"\nworkers = {workers}\n{more}'
+        )
+
+    served = serve(text("1"), ready_path="/", workers=1)
+    assert served.get("/stuck?seconds=0.5").status == 200
+    served.write(text('"1..2"'))
+    served.tell("reload")
+    refused = served.tell("scale", "3", check=False)
+    assert "between 1 and 2" in refused.stderr
+    before = served.ready()
+    with standing_still(served, 1, seconds=2):
+        answer = served.get("/")
+        assert int(answer.body.split()[0]) not in before, "relief came, which there was none of"
+    served.write(text('"1..4"'))
+    served.tell("reload")
+    assert "3 workers wanted" in served.tell("scale", "3").stdout
+    eventually(lambda: len(served.ready()) == 3, "three")
+    # What is given again is what the file says.
+    served.write(text("2"))
+    served.tell("reload")
+    eventually(lambda: len(served.workers()) == 2, "two")
+
+
+def test_a_maximum_that_is_shared_out_waits_for_the_next_start(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "lasting.py").write_text(APPLICATION)
+
+    def text(workers: str) -> str:
+        return (
+            f'[app]\ntarget = "lasting:app"\napp_dir = "{tmp_path}"\npreload = true\n'
+            f"workers = {workers}\n[budget.postgres]\nconnections = 12\n"
+        )
+
+    served = serve(text('"1..2"'), ready_path="/", workers=1)
+    served.write(text('"1..4"'))
+    served.tell("reload")
+    assert "the most of `app.workers` (it is shared out)" in served.words()
+    assert "next start" in served.words()

@@ -3,15 +3,21 @@
 systemd itself is not needed: its side of the protocol is a datagram socket and three variables.
 """
 
+import asyncio
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import pytest
+from hanging import hung, thread
+from load import Ask, Load, Outcome
 from running import PROGRAM, SHOP, Evener, Served, Start, eventually, free_port
 
 # As systemd does: the sockets from 3 on, and the process that they are for.
@@ -79,6 +85,53 @@ def test_it_says_when_it_serves_reloads_and_stops(start: Start, manager: Manager
     evener.signal(signal.SIGTERM)
     eventually(lambda: manager.heard("STOPPING=1"), "it stops", 10)
     assert evener.process.wait(20) == 0
+
+
+def is_silent(manager: Manager, seconds: float) -> bool:
+    """Whether the watchdog hears nothing for so long, and then nothing that was on its way."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if manager.heard("WATCHDOG=1"):
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.mark.parametrize("name", ["shard-0", "shard-1", "evener"])
+def test_the_watchdog_hears_nothing_of_a_program_whose_threads_hang(
+    start: Start, manager: Manager, name: str
+) -> None:
+    """The thread is stopped, the process is not: whoever watches the process sees nothing."""
+    interval = 0.4
+    environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": str(int(interval * 1e6))}
+    evener = start("--shards", "2", environment=environment)
+    for _ in range(3):
+        eventually(lambda: manager.heard("WATCHDOG=1"), "it lives", 5)
+    with hung(thread(evener.pid, name)):
+        # What it was about to say when it was stopped.
+        eventually(lambda: is_silent(manager, 2 * interval), "it falls silent", 10)
+        assert is_silent(manager, 5 * interval), "and stays so"
+        assert evener.process.poll() is None
+        if name != "evener":
+            assert evener.ask("status")["state"] == "ready", "the control thread runs"
+    for _ in range(3):
+        eventually(lambda: manager.heard("WATCHDOG=1"), "it lives again", 5)
+    assert evener.get("/lab/worker").status == 200
+
+
+def test_the_watchdog_hears_of_a_program_that_has_much_to_do(
+    start: Start, manager: Manager
+) -> None:
+    environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
+    evener = start("--workers", "2", environment=environment, workers=2)
+    load = Load(evener.port, lambda: repeat(Ask("/lab/worker")), 32)
+    outcomes: list[Outcome] = []
+    asking = threading.Thread(target=lambda: outcomes.append(asyncio.run(load.run(4))))
+    asking.start()
+    while asking.is_alive():
+        eventually(lambda: manager.heard("WATCHDOG=1"), "within its time", 1)
+    asking.join()
+    assert not outcomes[0].failures, outcomes[0]
 
 
 def test_workers_do_not_speak_for_it(start: Start, manager: Manager, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Options:
     app_dir: str
     factory: bool
     env_file: str | None
+    leader_hook: str | None
     root_path: str
     lifespan: Mode
     loop: Literal["auto", "uvloop", "asyncio"]
@@ -64,6 +65,7 @@ def _add_application(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--app-dir", default=".", help="where to import it from")
     group.add_argument("--factory", action="store_true", help="APP makes the application")
     group.add_argument("--env-file", help="file of environment variables, read before APP")
+    group.add_argument("--leader-hook", help="module:function that the leader calls")
     group.add_argument("--root-path", default="", help="path that the application is mounted at")
     group.add_argument("--lifespan", choices=["auto", "on", "off"], default="auto")
     group.add_argument("--loop", choices=["auto", "uvloop", "asyncio"], default="auto")

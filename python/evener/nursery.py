@@ -114,6 +114,8 @@ class Nursery:
         match words["do"]:
             case "set-up":
                 self._set_up(words)
+            case "arguments":
+                self._options = flags.parse(words["arguments"])
             case "fork":
                 return {"pid": self._fork(words, descriptors)}
             case "rehearse":

@@ -25,6 +25,7 @@ from evener import environment, flags
 from evener._worker import Server
 from evener.application import Application, CannotStart, load
 from evener.flags import Options
+from evener.leading import LEAD_SIGNAL, Leading, load_hook
 from evener.lifespan import Lifespan
 
 # After the grace period, how long applications may take to notice that they are disconnected,
@@ -51,6 +52,16 @@ class Life:
     def load(self, options: Options) -> Application:
         """The application."""
         return load(options.app, app_dir=options.app_dir, factory=options.factory)
+
+    def leader_hook(self, options: Options, app: Application) -> Callable[[], Any] | None:
+        """What a worker calls that becomes the leader."""
+        if options.leader_hook is None:
+            return None
+        return load_hook(options.leader_hook, options.app_dir, app)
+
+    def complain(self, what: str, exc_info: Any) -> None:
+        """Logs what went wrong without an end of the worker."""
+        log.error("%s", what, exc_info=exc_info)
 
     def loaded(self) -> None:
         """The application is there, its lifespan has not begun."""
@@ -101,6 +112,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
         self._hurry = False
+        self._told_to_lead = False
+        self._leading: Leading | None = None
 
     async def run(self) -> None:
         """From import to shutdown."""
@@ -108,6 +121,7 @@ class Worker:
         self._listen_to_signals()
         with contextlib.closing(listening_socket(options)) as listener:
             app = self._life.load(options)
+            hook = self._life.leader_hook(options, app)
             self._life.loaded()
             lifespan = Lifespan(app, options.lifespan)
             await lifespan.startup()
@@ -131,14 +145,26 @@ class Worker:
             )
         server.start()
         say_ready(options.ready_fd)
+        leading = self._leading = Leading(hook, self._life.complain)
+        leading.begin()
+        if self._told_to_lead:
+            leading.lead()
         await self._stopping.wait()
+        leading.leave()
+        grace = 0.0 if self._hurry else options.timeout_graceful_shutdown
+        leaves = asyncio.create_task(leading.over(grace), name="evener.leader")
         await self._drain(server)
+        if self._hurry:
+            leaves.cancel()
+        elif not await leaves:
+            log.warning("the leader's job does not end: leaving it alone")
         await lifespan.shutdown()
         server.stop()
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(LEAD_SIGNAL, self._lead)
         # A terminal sends its interrupt to the whole group: under a supervisor it is the
         # supervisor that decides.
         supervised = self._options.ready_fd is not None
@@ -149,6 +175,12 @@ class Worker:
             loop.add_signal_handler(signal.SIGUSR1, self._life.reopen_logs)
             loop.add_signal_handler(signal.SIGWINCH, lambda: None)
         loop.add_signal_handler(signal.SIGINT, interrupted)
+
+    def _lead(self) -> None:
+        """The supervisor says that this worker is the leader now."""
+        self._told_to_lead = True
+        if self._leading is not None:
+            self._leading.lead()
 
     def _interrupt(self) -> None:
         """Ends without waiting for what is under way."""

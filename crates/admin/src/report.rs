@@ -64,6 +64,9 @@ pub struct WorkerReport {
     pub startup_ms: Option<f64>,
     /// The generation it belongs to.
     pub generation: u32,
+    /// It is the one that does the jobs that must run once.
+    #[serde(default)]
+    pub leader: bool,
     /// How many predecessors in its place ended without being told to.
     pub restarts: u32,
     /// Requests and WebSockets it has in flight.

@@ -43,8 +43,18 @@ pub enum Command {
     Reload,
     /// Finish what is under way, then stop the program.
     Drain,
+    /// Stop the program without waiting for what is under way.
+    Quit,
     /// Run so many workers.
     Scale(usize),
+    /// Run so many workers more, or fewer.
+    ScaleBy(isize),
+    /// Open log files again.
+    Reopen,
+    /// Start a newer program on the same sockets.
+    Upgrade,
+    /// End the workers and take no connections until a reload.
+    Rest,
     /// Change the endpoints of a cluster, until the configuration is read again.
     Endpoint(EndpointOrder),
 }
@@ -110,10 +120,19 @@ pub(crate) struct Api {
     pub(crate) dashboard: bool,
 }
 
+/// So many workers, or so many more or fewer.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ScaleBody {
-    workers: usize,
+    workers: Option<usize>,
+    by: Option<isize>,
+}
+
+/// The body of a drain; it may be left out.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DrainBody {
+    quick: bool,
 }
 
 /// The body of a change: cluster and endpoint, and for one that joins its settings.
@@ -143,6 +162,9 @@ impl Api {
             "/api/v1/reload"
                 | "/api/v1/drain"
                 | "/api/v1/scale"
+                | "/api/v1/reopen"
+                | "/api/v1/upgrade"
+                | "/api/v1/rest"
                 | "/api/v1/endpoints/add"
                 | "/api/v1/endpoints/remove"
                 | "/api/v1/endpoints/drain"
@@ -198,7 +220,13 @@ impl Api {
         };
         let command = match path {
             "/api/v1/reload" => Command::Reload,
-            "/api/v1/drain" => Command::Drain,
+            "/api/v1/reopen" => Command::Reopen,
+            "/api/v1/upgrade" => Command::Upgrade,
+            "/api/v1/rest" => Command::Rest,
+            "/api/v1/drain" => match drain_order(&body) {
+                Ok(command) => command,
+                Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &message),
+            },
             "/api/v1/endpoints/add"
             | "/api/v1/endpoints/remove"
             | "/api/v1/endpoints/drain"
@@ -206,12 +234,9 @@ impl Api {
                 Ok(order) => Command::Endpoint(order),
                 Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &message),
             },
-            _ => match serde_json::from_slice::<ScaleBody>(&body) {
-                Ok(body) => Command::Scale(body.workers),
-                Err(error) => {
-                    let message = format!("the body must be {{\"workers\": N}}: {error}");
-                    return problem(StatusCode::UNPROCESSABLE_ENTITY, &message);
-                }
+            _ => match scale_order(&body) {
+                Ok(command) => command,
+                Err(message) => return problem(StatusCode::UNPROCESSABLE_ENTITY, &message),
             },
         };
         let (reply, answer) = oneshot::channel();
@@ -224,6 +249,39 @@ impl Api {
             Ok(Err(message)) => problem(StatusCode::CONFLICT, &message),
             Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, stopping),
         }
+    }
+}
+
+fn scale_order(body: &[u8]) -> Result<Command, String> {
+    let wrong = |error: &str| {
+        Err(format!(
+            "the body must be {{\"workers\": N}} or {{\"by\": N}}: {error}"
+        ))
+    };
+    match serde_json::from_slice(body) {
+        Ok(ScaleBody {
+            workers: Some(count),
+            by: None,
+        }) => Ok(Command::Scale(count)),
+        Ok(ScaleBody {
+            workers: None,
+            by: Some(difference),
+        }) => Ok(Command::ScaleBy(difference)),
+        Ok(_) => wrong("one of them"),
+        Err(error) => wrong(&error.to_string()),
+    }
+}
+
+fn drain_order(body: &[u8]) -> Result<Command, String> {
+    if body.is_empty() {
+        return Ok(Command::Drain);
+    }
+    match serde_json::from_slice(body) {
+        Ok(DrainBody { quick: true }) => Ok(Command::Quit),
+        Ok(DrainBody { quick: false }) => Ok(Command::Drain),
+        Err(error) => Err(format!(
+            "the body must be empty, or {{\"quick\": true}}: {error}"
+        )),
     }
 }
 

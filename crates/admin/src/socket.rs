@@ -146,6 +146,13 @@ impl AdminSocket {
         }
     }
 
+    /// Moves it to the place of one that is gone.
+    pub fn rename(&mut self, path: PathBuf) -> io::Result<()> {
+        fs::rename(&self.path, &path)?;
+        self.path = path;
+        Ok(())
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::values::{ByteSize, Deadline, Field, ShardCount, SizeLimit, Time, UrlPath};
+use crate::values::{ByteSize, Deadline, Field, Scaling, ShardCount, SizeLimit, Time, UrlPath};
 
 pub(crate) use generate::{GenerateArguments, Generated, SystemdArguments};
 pub(crate) use workers::WorkerArguments;
@@ -41,6 +41,13 @@ pub(crate) enum Command {
     Reload(ReloadArguments),
     /// Change the number of workers.
     Scale(ScaleArguments),
+    /// Open log files again, after they were moved away (SIGUSR1).
+    Reopen(ClientArguments),
+    /// Start a newer program beside the running one, on the same sockets; `evener drain` of the
+    /// older one leaves the service to it (SIGUSR2).
+    Upgrade(ClientArguments),
+    /// End the workers and take no connections until `evener reload` (SIGWINCH).
+    Rest(ClientArguments),
     /// Stop the running program after finishing what is under way; or give one endpoint no new
     /// requests.
     Drain(DrainArguments),
@@ -105,6 +112,9 @@ pub(crate) struct DrainArguments {
     /// Only this endpoint, as CLUSTER/ENDPOINT with its name or address; the program goes on.
     #[arg(value_name = "ENDPOINT")]
     pub(crate) endpoint: Option<String>,
+    /// Without waiting for what is under way (SIGQUIT).
+    #[arg(long, conflicts_with = "endpoint")]
+    pub(crate) quick: bool,
     /// Give the endpoint requests again.
     #[arg(long, requires = "endpoint")]
     pub(crate) undo: bool,
@@ -114,9 +124,9 @@ pub(crate) struct DrainArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScaleArguments {
-    /// How many workers there should be.
-    #[arg(value_name = "WORKERS", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) count: u32,
+    /// How many workers there should be; with a sign, how many more or fewer (SIGTTIN, SIGTTOU).
+    #[arg(value_name = "N|+N|-N", allow_hyphen_values = true)]
+    pub(crate) count: Scaling,
     #[command(flatten)]
     pub(crate) client: ClientArguments,
 }

@@ -10,6 +10,7 @@ use evener_admin::{Receipt, StatusReport, WorkerReport, socket_directory, socket
 
 use crate::args::{ClientArguments, DrainArguments, ReloadArguments, ScaleArguments};
 use crate::start::DEFAULT_NAME;
+use crate::values::Scaling;
 
 /// The running program answers at once, or is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -74,7 +75,10 @@ pub(crate) fn reload(arguments: &ReloadArguments) -> Result<String, String> {
 
 /// Changes the number of workers.
 pub(crate) fn scale(arguments: &ScaleArguments) -> Result<String, String> {
-    let body = format!("{{\"workers\": {}}}", arguments.count);
+    let body = match arguments.count {
+        Scaling::To(count) => format!("{{\"workers\": {count}}}"),
+        Scaling::By(difference) => format!("{{\"by\": {difference}}}"),
+    };
     let body = post(&find(&arguments.client)?, "/api/v1/scale", &body)?;
     Ok(answer(&arguments.client, &body, &parse(&body)?))
 }
@@ -82,6 +86,7 @@ pub(crate) fn scale(arguments: &ScaleArguments) -> Result<String, String> {
 /// Stops the program when what is under way is finished, or drains one endpoint.
 pub(crate) fn drain(arguments: &DrainArguments) -> Result<String, String> {
     let (path, body) = match &arguments.endpoint {
+        None if arguments.quick => ("/api/v1/drain", "{\"quick\": true}".to_owned()),
         None => ("/api/v1/drain", String::new()),
         Some(endpoint) => {
             let (cluster, endpoint) = endpoint.split_once('/').ok_or_else(|| {
@@ -96,6 +101,26 @@ pub(crate) fn drain(arguments: &DrainArguments) -> Result<String, String> {
     };
     let body = post(&find(&arguments.client)?, path, &body)?;
     Ok(answer(&arguments.client, &body, &parse(&body)?))
+}
+
+/// Has log files opened again.
+pub(crate) fn reopen(arguments: &ClientArguments) -> Result<String, String> {
+    order(arguments, "/api/v1/reopen")
+}
+
+/// Has a newer program started beside the running one.
+pub(crate) fn upgrade(arguments: &ClientArguments) -> Result<String, String> {
+    order(arguments, "/api/v1/upgrade")
+}
+
+/// Ends the workers until a reload.
+pub(crate) fn rest(arguments: &ClientArguments) -> Result<String, String> {
+    order(arguments, "/api/v1/rest")
+}
+
+fn order(arguments: &ClientArguments, path: &str) -> Result<String, String> {
+    let body = post(&find(arguments)?, path, "")?;
+    Ok(answer(arguments, &body, &parse(&body)?))
 }
 
 fn answer(arguments: &ClientArguments, body: &str, receipt: &Receipt) -> String {
@@ -300,10 +325,11 @@ fn worker_table(workers: &[WorkerReport]) -> String {
     let mut rows = vec![head.map(str::to_owned)];
     for worker in workers {
         let stalled = if worker.stalled { " (stalled)" } else { "" };
+        let leader = if worker.leader { ", leader" } else { "" };
         rows.push([
             worker.name.clone(),
             worker.pid.to_string(),
-            format!("{}{stalled}", worker.state),
+            format!("{}{leader}{stalled}", worker.state),
             age(worker.age_seconds),
             worker.in_flight.to_string(),
             worker.requests.to_string(),

@@ -3,12 +3,14 @@
 //! The nursery holds the command line, the configuration file and the hooks; here is what the
 //! values mean for listeners, limits, logs and workers.
 
+mod loaded;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
@@ -17,21 +19,20 @@ use evener_supervisor::{
     Nursery, NurseryRecipe, NurserySettings, Recipe, Reconfigure, Reconfigured, SetUp,
 };
 use evener_telemetry::{Level, Log, LogFormat};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::Failure;
 use crate::args::{Command, CommandLine};
-use crate::logs::{Logs, Wanted};
-use crate::nursery::{self, Host, Manners};
+use crate::nursery::{self, Host, Manners, Renewed};
 use crate::pidfile::Pidfile;
 use crate::resolve::{Resolved, Surroundings, Worker, resolve};
-use crate::run::config;
 use crate::sockets::{Address, Owner, Sockets};
-use crate::start::{App, Start, runtime};
-use crate::statsd::Statsd;
+use crate::start::{App, OpenSockets, Start, runtime};
 use crate::systemd::Activated;
 use crate::upgrade::Upgrade;
 use crate::{cpus, python};
+use loaded::Loaded;
 
 /// Set for the process that a daemon goes on in.
 const BACKGROUND: &str = "EVENER_BACKGROUND";
@@ -81,211 +82,6 @@ fn background(keeps_output: bool) -> Result<(), Failure> {
     command.spawn().map(drop).map_err(system)
 }
 
-/// Settings that are read and checked, and that nothing here can obey, with the reason.
-const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    (
-        "asgi_disconnect_grace_period",
-        "an application is told that its client has left, and is never cancelled for it",
-    ),
-    ("casefold_http_method", LENIENT),
-    (
-        "ciphers",
-        "TLS is rustls, whose cipher suites are all strong",
-    ),
-    (
-        "do_handshake_on_connect",
-        "handshakes never keep others waiting",
-    ),
-    (
-        "forwarder_headers",
-        "they are WSGI's: an ASGI application gets every header field as it is",
-    ),
-    (
-        "header_map",
-        "it is WSGI's: an ASGI application gets every header field as it is",
-    ),
-    (
-        "http_parser",
-        "there is one parser, and it is the strict one",
-    ),
-    ("http_protocols", "HTTP/1.1 is spoken"),
-    ("permit_obsolete_folding", LENIENT),
-    ("permit_unconventional_http_method", LENIENT),
-    ("permit_unconventional_http_version", LENIENT),
-    ("reload_engine", "files are watched by inotify"),
-    (
-        "reuse_port",
-        "workers have sockets of their own behind the one that clients connect to",
-    ),
-    ("sendfile", "ASGI applications send their files themselves"),
-    (
-        "ssl_context",
-        "TLS is rustls, which takes no context of Python's",
-    ),
-    (
-        "ssl_version",
-        "TLS 1.2 and 1.3 are spoken, and nothing older",
-    ),
-    ("strip_header_spaces", LENIENT),
-    ("suppress_ragged_eofs", "there are no sockets of Python's"),
-    (
-        "threads",
-        "each worker serves on one event loop, as uvicorn's worker class does",
-    ),
-    (
-        "worker_tmp_dir",
-        "workers are watched through shared memory, not by a file that could be slow",
-    ),
-];
-
-/// Why what would let malformed requests in is not obeyed.
-const LENIENT: &str = "what is no proper HTTP is refused before any worker sees it";
-
-/// What the nursery says about the settings.
-#[derive(Debug, Clone)]
-struct Loaded {
-    values: Map<String, Value>,
-    given: Vec<String>,
-    /// Those of them that are not what they are anyway.
-    changed: Vec<String>,
-    sources: Map<String, Value>,
-    /// What the worker class sets.
-    kwargs: Map<String, Value>,
-    logs: Value,
-    notes: Vec<String>,
-    target: String,
-    directory: String,
-}
-
-impl Loaded {
-    fn of(mut loaded: Value) -> Loaded {
-        let map = |value: Value| match value {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        };
-        let texts = |value: &Value| {
-            let items = value.as_array().into_iter().flatten();
-            items
-                .filter_map(|item| item.as_str().map(str::to_owned))
-                .collect()
-        };
-        Loaded {
-            given: texts(&loaded["given"]),
-            changed: texts(&loaded["changed"]),
-            notes: texts(&loaded["notes"]),
-            target: loaded["target"].as_str().unwrap_or_default().to_owned(),
-            directory: loaded["directory"].as_str().unwrap_or(".").to_owned(),
-            logs: loaded["logs"].take(),
-            values: map(loaded["values"].take()),
-            sources: map(loaded["sources"].take()),
-            kwargs: map(loaded["kwargs"].take()),
-        }
-    }
-
-    fn value(&self, name: &str) -> &Value {
-        self.values.get(name).unwrap_or(&Value::Null)
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        self.value(name).as_str()
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.value(name).as_u64().unwrap_or(0)
-    }
-
-    /// A bound that was asked for; 0 is none. gunicorn's own bounds are not those of uvicorn's
-    /// worker class, which has none.
-    fn bound(&self, name: &str) -> usize {
-        match self.number(name) {
-            given if given > 0 && self.has(name) => usize::try_from(given).unwrap_or(usize::MAX),
-            _ => usize::MAX,
-        }
-    }
-
-    /// What the worker class sets.
-    fn kwarg(&self, name: &str) -> Option<String> {
-        match self.kwargs.get(name) {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(Value::Null) | None => None,
-            Some(other) => Some(other.to_string()),
-        }
-    }
-
-    /// A user, group or mask.
-    fn id(&self, name: &str) -> u32 {
-        u32::try_from(self.number(name)).unwrap_or(u32::MAX)
-    }
-
-    fn is(&self, name: &str) -> bool {
-        self.value(name).as_bool().unwrap_or(false)
-    }
-
-    fn list(&self, name: &str) -> Vec<&str> {
-        let items = self.value(name).as_array().into_iter().flatten();
-        items.filter_map(Value::as_str).collect()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.given.iter().any(|given| given == name)
-    }
-
-    /// An error about a setting, with the place that gave it its value.
-    fn refuse(&self, name: &str, why: &str) -> Failure {
-        Failure::usage(format!("{}: {name}: {why}", self.source(name)))
-    }
-
-    /// Where a setting got its value.
-    fn source(&self, name: &str) -> &str {
-        let source = self.sources.get(name).and_then(Value::as_str);
-        source.unwrap_or("?")
-    }
-
-    /// The logs as they are asked for.
-    fn logs(&self, nursery: &Nursery, level: Level) -> Result<Logs, String> {
-        let said = |name: &str| self.logs[name].as_bool().unwrap_or(false);
-        let wanted = Wanted {
-            level,
-            errors: self.text("errorlog"),
-            access: self.text("accesslog"),
-            format: self.text("access_log_format").unwrap_or_default(),
-            errors_in_python: said("errors_in_python"),
-            access_in_python: said("access_in_python"),
-            utc_offset: self.logs["utc_offset"]
-                .as_i64()
-                .and_then(|seconds| i32::try_from(seconds).ok())
-                .unwrap_or(0),
-            folder: Path::new(&self.directory),
-            owner: (self.id("uid"), self.id("gid")),
-        };
-        Logs::open(&wanted, nursery)
-    }
-
-    /// The statsd server, if there is one; one that cannot be found is said, and done without.
-    fn statsd(&self, notes: &mut Vec<String>) -> Option<Statsd> {
-        let address = self.text("statsd_host")?;
-        let text = |name| self.text(name).unwrap_or_default();
-        let (prefix, tags) = (text("statsd_prefix"), text("dogstatsd_tags"));
-        match Statsd::new(address, prefix, tags, self.is("enable_backlog_metric")) {
-            Ok(statsd) => Some(statsd),
-            Err(error) => {
-                let source = self.source("statsd_host");
-                notes.push(format!("{source}: statsd_host: {address}: {error}"));
-                None
-            }
-        }
-    }
-
-    /// What was asked for and changes nothing, one line each.
-    fn without_effect(&self) -> Vec<String> {
-        let is_changed = |name: &str| self.changed.iter().any(|changed| changed == name);
-        let listed = WITHOUT_EFFECT.iter().filter(|(name, _)| is_changed(name));
-        listed
-            .map(|(name, why)| format!("{}: {name} has no effect: {why}", self.source(name)))
-            .collect()
-    }
-}
-
 /// Everything that the run begins with.
 fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     refuse(&settings)?;
@@ -294,17 +90,7 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     resolved.notes.extend(settings.without_effect());
     let upgrade = Upgrade::prepare()
         .map_err(|error| Failure::system(format!("cannot find this program: {error}")))?;
-    let addresses = settings
-        .list("bind")
-        .into_iter()
-        .map(Address::parse)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| settings.refuse("bind", &error))?;
-    let owner = Owner {
-        uid: settings.id("uid"),
-        gid: settings.id("gid"),
-        umask: settings.id("umask"),
-    };
+    let sockets = sockets(&settings)?;
     let name = settings.text("proc_name").unwrap_or("gunicorn").to_owned();
     // The name in listings of processes; nothing depends on it.
     let _ = std::fs::write("/proc/self/comm", &name);
@@ -317,16 +103,20 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
     let logs = settings
         .logs(&host.nursery, resolved.log.level)
         .map_err(Failure::usage)?;
-    host.nursery.tell_to(logs.log().clone());
+    let log = logs.log().clone();
+    host.nursery.tell_to(log.clone());
+    let (sender, renewed) = mpsc::unbounded_channel();
+    let reconfigure = reconfigure(&settings, host.nursery.clone(), log, sender);
     let statsd = settings.statsd(&mut resolved.notes);
-    host.manners = Some(manners(&settings, upgrade));
+    let leads_later = upgrade.older().is_some();
+    host.manners = Some(manners(&settings, upgrade, renewed));
     let recipe = Recipe::Nursery(NurseryRecipe {
         nursery: host.nursery.clone(),
         output_is_ours: true,
         title: Some(format!("gunicorn: worker [{name}]")),
     });
     Ok(Start {
-        config: config(&resolved),
+        config: settings.config(&resolved),
         shards: resolved.shards,
         log: resolved.log,
         admin: resolved.admin.clone(),
@@ -338,18 +128,38 @@ fn begin(mut host: Host, settings: Loaded) -> Result<Start, Failure> {
         notes: resolved.notes.clone(),
         host: Some(host),
         activated: Activated::default(),
-        sockets: Some(Box::new(move |backlog| {
-            Sockets::open(&addresses, backlog, owner).map_err(Failure::system)
-        })),
+        sockets: Some(sockets),
         app: Some(App {
             application: None,
             recipe,
             set_up: Some(set_up),
-            reconfigure: Some(reconfigure(&settings)),
+            reconfigure: Some(reconfigure),
             as_gunicorn: true,
+            leads_later,
             resolved,
         }),
     })
+}
+
+/// Makes the sockets that clients connect to.
+fn sockets(settings: &Loaded) -> Result<OpenSockets, Failure> {
+    let addresses = settings
+        .list("bind")
+        .into_iter()
+        .map(Address::parse)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| settings.refuse("bind", &error))?;
+    let owner = Owner {
+        uid: settings.id("uid"),
+        gid: settings.id("gid"),
+        umask: settings.id("umask"),
+    };
+    let relays = settings.relays()?;
+    Ok(Box::new(move |backlog| {
+        let mut sockets = Sockets::open(&addresses, backlog, owner).map_err(Failure::system)?;
+        sockets.set_relays(relays);
+        Ok(sockets)
+    }))
 }
 
 /// What the workers are told on their command line.
@@ -363,7 +173,11 @@ fn worker_arguments(settings: &Loaded, resolved: &Resolved) -> Vec<String> {
     arguments
 }
 
-fn manners(settings: &Loaded, upgrade: Upgrade) -> Manners {
+fn manners(
+    settings: &Loaded,
+    upgrade: Upgrade,
+    renewed: mpsc::UnboundedReceiver<Box<Renewed>>,
+) -> Manners {
     let path = settings.text("pidfile");
     let beside = upgrade.older().map_or("", |_| ".2");
     let pidfile = path.map(|path| Pidfile::new(PathBuf::from(format!("{path}{beside}"))));
@@ -372,19 +186,72 @@ fn manners(settings: &Loaded, upgrade: Upgrade) -> Manners {
         pidfile_path: path.map(PathBuf::from),
         upgrade,
         daemon: settings.is("daemon"),
+        renewed,
     }
 }
 
-/// What of changed settings is taken up by a reload; others need a new program.
-fn reconfigure(before: &Loaded) -> Reconfigure {
-    let bind = before.value("bind").clone();
+/// Settings that a reload does not take up: they are of what the program begins with.
+const OF_THE_START: &[&str] = &[
+    "access_log_format",
+    "accesslog",
+    "backlog",
+    "control_socket",
+    "daemon",
+    "dogstatsd_tags",
+    "enable_backlog_metric",
+    "errorlog",
+    "pidfile",
+    "preload_app",
+    "reload",
+    "reload_extra_files",
+    "statsd_host",
+    "statsd_prefix",
+    "umask",
+    "worker_connections",
+];
+
+/// What settings that were read again mean: for the workers, which are replaced after this, and for
+/// the data plane. Those that need a new program are said.
+fn reconfigure(
+    before: &Loaded,
+    nursery: Nursery,
+    log: Log,
+    renewed: mpsc::UnboundedSender<Box<Renewed>>,
+) -> Reconfigure {
+    let last = Mutex::new(before.clone());
     Reconfigure(Arc::new(move |loaded| {
         let settings = Loaded::of(loaded.clone());
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         refuse(&settings).map_err(|failure| failure.message)?;
-        if *settings.value("bind") != bind {
+        if settings.value("bind") != last.value("bind") {
             return Err("bind has changed: new addresses need a restart".to_owned());
         }
+        let resolved = resolved(&settings).map_err(|failure| failure.message)?;
+        let relays = settings.relays().map_err(|failure| failure.message)?;
+        log.set_level(resolved.log.level);
+        for note in settings
+            .notes
+            .iter()
+            .filter(|note| !last.notes.contains(note))
+        {
+            log.warning(format_args!("{note}"));
+        }
+        let changed = |name: &&&str| settings.value(name) != last.value(name);
+        for name in OF_THE_START.iter().filter(changed) {
+            let source = settings.source(name);
+            log.warning(format_args!(
+                "{source}: {name} has changed: that takes effect at the next start"
+            ));
+        }
+        nursery.use_arguments(worker_arguments(&settings, &resolved));
+        let config = settings.config(&resolved);
+        // A program that is over takes up nothing.
+        let _ = renewed.send(Box::new(Renewed { config, relays }));
+        *last = settings;
+        let settings = &*last;
         Ok(Reconfigured {
+            recycle: Some(resolved.recycle),
+            stall: Some(resolved.stall),
             count: usize::try_from(settings.number("workers")).ok(),
             grace: Some(Duration::from_secs(settings.number("graceful_timeout"))),
         })
@@ -393,14 +260,13 @@ fn reconfigure(before: &Loaded) -> Reconfigure {
 
 /// Settings that ask for what is not there: ignoring them would be wrong.
 fn refuse(settings: &Loaded) -> Result<(), Failure> {
-    for (name, without) in [
-        ("proxy_protocol", "off"),
-        ("protocol", "http"),
-        ("http2_cleartext", "off"),
-    ] {
-        if settings.text(name).is_some_and(|value| value != without) {
-            return Err(settings.refuse(name, "is not there yet"));
-        }
+    if settings.text("protocol") == Some("uwsgi") {
+        return Err(settings.refuse("protocol", "HTTP is spoken, and not uwsgi's protocol"));
+    }
+    if matches!(settings.text("http2_cleartext"), Some("upgrade" | "both")) {
+        let why = "HTTP/2 in clear text is spoken with those who begin with it (prior-knowledge); \
+                   an upgrade from HTTP/1.1, which RFC 9113 has given up, is not there";
+        return Err(settings.refuse("http2_cleartext", why));
     }
     if settings.text("paste").is_some() {
         return Err(settings.refuse("paste", "PasteDeploy applications are WSGI, not ASGI"));
@@ -426,8 +292,8 @@ fn resolved(settings: &Loaded) -> Result<Resolved, Failure> {
         terminal: std::io::stderr().is_terminal(),
     };
     let mut resolved = resolve(&typed, &around).map_err(Failure::usage)?;
-    // gunicorn answers nothing by itself.
-    resolved.health.stand_in = false;
+    resolved.admin.off = settings.is("control_socket_disable");
+    resolved.admin.mode = Some(settings.id("control_socket_mode") & 0o777);
     resolved.limits = Limits {
         // As with uvicorn behind gunicorn, what a request may take is the application's affair.
         body_bytes: None,

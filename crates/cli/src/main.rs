@@ -1,6 +1,7 @@
 //! The `evener` program: reads the command line, wires the crates together, and says what is
 //! wrong in one message. Nothing else knows all of them.
 
+mod administration;
 mod application;
 mod args;
 mod balancer;
@@ -115,6 +116,9 @@ fn main() -> ExitCode {
         Command::Workers(arguments) => shown(client::workers(arguments)),
         Command::Reload(arguments) => shown(client::reload(arguments)),
         Command::Scale(arguments) => shown(client::scale(arguments)),
+        Command::Reopen(arguments) => shown(client::reopen(arguments)),
+        Command::Upgrade(arguments) => shown(client::upgrade(arguments)),
+        Command::Rest(arguments) => shown(client::rest(arguments)),
         Command::Drain(arguments) => shown(client::drain(arguments)),
         Command::Generate(arguments) => generate::generate(arguments).map(print),
         Command::Version => {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::nursery::Manners;
+use crate::nursery::{Manners, Renewed};
 use crate::running::{Resting, Running, Stopping};
+use crate::start::listening_terms;
 
 /// How long a stop that was under way may still take when somebody is in a hurry.
 const HURRY: Duration = Duration::from_secs(2);
@@ -52,70 +53,110 @@ impl Running {
         }
     }
 
+    /// Whether it is run as gunicorn in the background.
+    pub(crate) fn is_daemon(&self) -> bool {
+        let manners = self.host.as_ref().and_then(|host| host.manners.as_ref());
+        manners.is_some_and(|manners| manners.daemon)
+    }
+
     /// Opens log files again, after they were moved away.
-    pub(crate) async fn reopen(&mut self) {
+    pub(crate) async fn reopen(&mut self, why: &str) -> Result<String, String> {
         if !self.is_gunicorn() {
-            return;
+            return Err(
+                "it writes to standard output and error, and has no log files of its own"
+                    .to_owned(),
+            );
         }
+        let mut wrong = Vec::new();
         self.log
-            .info(format_args!("SIGUSR1: opening log files again"));
+            .info(format_args!("{why}: opening log files again"));
         for file in &self.log_files {
             if let Err(error) = file.reopen() {
-                self.log.error(format_args!("{error}"));
+                wrong.push(error);
             }
         }
         if let Some(host) = &self.host
             && let Err(error) = host.nursery.tell(json!({"do": "reopen"})).await
         {
-            self.log
-                .error(format_args!("opening log files again: {error}"));
+            wrong.push(format!("opening log files again: {error}"));
         }
         if let Some(fleet) = &self.fleet {
             fleet.handle.signal(libc::SIGUSR1).await;
         }
+        for error in &wrong {
+            self.log.error(format_args!("{error}"));
+        }
+        match wrong.is_empty() {
+            true => Ok("log files were opened again".to_owned()),
+            false => Err(wrong.join("\n")),
+        }
     }
 
     /// Starts a newer program on the same sockets.
-    pub(crate) async fn upgrade(&mut self) {
+    pub(crate) async fn upgrade(&mut self, why: &str) -> Result<String, String> {
+        let stops = self.stopping.is_some();
         let Some(manners) = self.manners() else {
-            self.log.warning(format_args!(
-                "SIGUSR2 is ignored: only `evener gunicorn` can be upgraded in place"
-            ));
-            return;
+            return Err("only `evener gunicorn` can be upgraded in place".to_owned());
         };
-        let refusal = manners.upgrade.refusal();
-        let stops = self.stopping.is_some().then(|| "it is stopping".to_owned());
-        if let Some(reason) = refusal.or(stops) {
-            self.log
-                .warning(format_args!("SIGUSR2 is ignored: {reason}"));
-            return;
+        if let Some(reason) = manners.upgrade.refusal() {
+            return Err(reason);
         }
-        if let Err(error) = self.begin_upgrade().await {
-            self.log.error(format_args!(
-                "SIGUSR2: no newer program was started, this one goes on: {error}"
-            ));
+        if stops {
+            return Err("it is stopping".to_owned());
         }
+        let begun = self
+            .begin_upgrade()
+            .await
+            .map_err(|error| format!("no newer program was started, this one goes on: {error}"));
+        let pid = begun?;
+        let own = std::process::id();
+        let message = format!(
+            "a newer program (process {pid}) starts on the same sockets; SIGTERM to process {own} \
+             leaves the service to it"
+        );
+        self.log.info(format_args!("{why}: {message}"));
+        self.note(json!({"reexec_pid": pid})).await;
+        Ok(message)
     }
 
-    async fn begin_upgrade(&mut self) -> Result<(), String> {
+    async fn begin_upgrade(&mut self) -> Result<u32, String> {
+        let nothing = || "it has no sockets to hand on".to_owned();
         let (Some(host), Some(sockets)) = (&mut self.host, &self.sockets) else {
-            return Err("it has no sockets to hand on".to_owned());
+            return Err(nothing());
         };
         let rehearsal = json!({"do": "rehearse", "hook": "pre_exec"});
         let rehearsed = host.nursery.tell(rehearsal).await;
         rehearsed.map_err(|error| error.to_string())?;
-        let Some(manners) = &mut host.manners else {
-            return Ok(());
-        };
+        let manners = host.manners.as_mut().ok_or_else(nothing)?;
         let begun = manners.upgrade.begin(sockets);
         let pid = begun.map_err(|error| error.to_string())?;
         host.nursery.kin().add(pid);
-        self.log.info(format_args!(
-            "SIGUSR2: a newer program (process {pid}) starts on the same sockets; SIGTERM to \
-             process {} leaves the service to it",
-            std::process::id()
-        ));
-        self.note(json!({"reexec_pid": pid})).await;
+        Ok(pid)
+    }
+
+    /// Takes up settings of the data plane that were read again.
+    pub(crate) fn handle_renewed(&mut self, renewed: Renewed) {
+        if let Err(error) = self.renew(renewed) {
+            self.log.error(format_args!(
+                "the data plane goes on with the settings it had: {error}"
+            ));
+        }
+    }
+
+    fn renew(&mut self, renewed: Renewed) -> Result<(), String> {
+        let Renewed { config, relays } = renewed;
+        let Some(sockets) = &mut self.sockets else {
+            return Ok(());
+        };
+        let terms = listening_terms(&config)?;
+        sockets.set_relays(relays);
+        let listeners = sockets.specs(terms.0.as_ref(), terms.1);
+        let listeners = listeners.map_err(|error| error.to_string())?;
+        let (edge, plan) = self.program.site.plan(&config, listeners, self.shards)?;
+        let reconfigured = self.edge.reconfigure(edge);
+        reconfigured.map_err(|error| error.to_string())?;
+        self.program.site.take_on(plan);
+        self.grace = config.graceful_shutdown;
         Ok(())
     }
 
@@ -146,8 +187,18 @@ impl Running {
         if let Err(error) = renamed {
             self.log.error(format_args!("{error}"));
         }
+        let administration = &mut self.administration;
+        if let (Some(place), Some(socket)) =
+            (administration.place.take(), &mut administration.socket)
+            && let Err(error) = socket.rename(place)
+        {
+            self.log.error(format_args!("the admin socket: {error}"));
+        }
         if let Some(sockets) = &mut self.sockets {
             sockets.adopt();
+        }
+        if let Some(fleet) = &self.fleet {
+            fleet.handle.lead().await;
         }
         self.log.info(format_args!(
             "the older program has gone: this one takes its place"
@@ -164,25 +215,27 @@ impl Running {
         }
     }
 
-    /// Ends the workers and takes no connections, as a program in the background does that is to
-    /// make way for a newer one. SIGHUP wakes it.
-    pub(crate) async fn rest(&mut self) {
-        if !self.manners().is_some_and(|manners| manners.daemon) {
-            self.log
-                .debug(format_args!("SIGWINCH is a terminal's: nothing to do"));
-            return;
+    /// Ends the workers and takes no connections, as a program does that is to make way for a newer
+    /// one. A reload wakes it.
+    pub(crate) fn rest(&mut self, why: &str) -> Result<String, String> {
+        if !self.is_gunicorn() {
+            return Err("only `evener gunicorn` can go on without workers".to_owned());
         }
-        if self.resting.is_some() || self.stopping.is_some() {
-            return;
+        if self.stopping.is_some() {
+            return Err("it is stopping".to_owned());
+        }
+        if self.resting.is_some() {
+            return Err("it rests already".to_owned());
         }
         self.log.info(format_args!(
-            "SIGWINCH: ending the workers, taking no connections until SIGHUP"
+            "{why}: ending the workers, taking no connections until SIGHUP"
         ));
         self.close_edge();
         let deadline = Instant::now() + self.grace;
         self.resting = Some(Resting {
             deadline: Some(deadline),
         });
+        Ok("ending the workers, taking no connections until `evener reload`".to_owned())
     }
 
     /// Ends the workers of a resting program once no client can bring another request.

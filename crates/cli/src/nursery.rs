@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evener_config::Config;
+use evener_edge::Relays;
 use evener_supervisor::{Nursery, NurseryError, NurserySettings, NurseryStart, SetUp};
 use evener_telemetry::Log;
 use serde_json::{Value, json};
@@ -32,6 +34,14 @@ pub(crate) struct Manners {
     pub(crate) upgrade: Upgrade,
     /// It runs in the background, where SIGWINCH is not a terminal's.
     pub(crate) daemon: bool,
+    /// What the file says when it was read again.
+    pub(crate) renewed: mpsc::UnboundedReceiver<Box<Renewed>>,
+}
+
+/// Settings of the data plane, read again for a reload.
+pub(crate) struct Renewed {
+    pub(crate) config: Config,
+    pub(crate) relays: Option<Relays>,
 }
 
 /// Starts a nursery; also what it says about gunicorn's settings.
@@ -64,6 +74,8 @@ pub(crate) fn failure(error: NurseryStart) -> Failure {
 pub(crate) enum Heard {
     /// A hook wants so many workers.
     Count(usize),
+    /// The settings were read again, and are good.
+    Renewed(Box<Renewed>),
     /// The newer program with this process id has ended, and how.
     NewerEnded(u32, String),
 }
@@ -71,15 +83,16 @@ pub(crate) enum Heard {
 impl Host {
     /// Waits for the next thing.
     pub(crate) async fn heard(&mut self) -> Heard {
-        let newer = async {
-            match &mut self.manners {
-                Some(manners) => manners.upgrade.ended().await,
+        let Some(manners) = &mut self.manners else {
+            return match self.asked.recv().await {
+                Some(count) => Heard::Count(count),
                 None => std::future::pending().await,
-            }
+            };
         };
         tokio::select! {
             Some(count) = self.asked.recv() => Heard::Count(count),
-            (pid, status) = newer => {
+            Some(renewed) = manners.renewed.recv() => Heard::Renewed(renewed),
+            (pid, status) = manners.upgrade.ended() => {
                 let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 Heard::NewerEnded(pid, format!("has ended: {how}"))
             }

@@ -195,6 +195,17 @@ impl Reread {
         Ok(loaded)
     }
 
+    /// Whether the most workers would change the shares that the workers were told.
+    fn most_is_left(&self, new: &Config) -> bool {
+        let most = |config: &Config| {
+            let flags = config.app.iter().flat_map(|app| &app.flags);
+            let mut workers = flags.filter(|flag| flag.name == "workers");
+            let value = workers.next().and_then(|flag| flag.value.clone());
+            value.and_then(|value| Some(value.split_once("..")?.1.trim().to_owned()))
+        };
+        !new.budgets.is_empty() && most(&self.config) != most(new)
+    }
+
     /// Settings that have changed and that a reload does not change.
     pub(crate) fn left_for_the_next_start(&self, new: &Config) -> Vec<&'static str> {
         let old = &self.config;
@@ -208,6 +219,10 @@ impl Reread {
             ("shards", old.shards != new.shards),
             ("backlog", old.backlog != new.backlog),
             ("[budget]", shared(&old.budgets) != shared(&new.budgets)),
+            (
+                "the most of `app.workers` (it is shared out)",
+                self.most_is_left(new),
+            ),
             ("[log]", old.log != new.log),
             ("[admin]", old.admin != new.admin),
         ];

@@ -2,6 +2,8 @@
 //! becomes settings without gaps. Pure: everything that it depends on is an argument. Finding
 //! the application and the interpreter, opening descriptors and names is left to `run`.
 
+mod flags;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use crate::args::{
 use crate::budget::Shares;
 use crate::tls;
 use crate::values::{ShardCount, WORKERS_MAX, WorkerCount};
+use flags::{evener_flags, uvicorn_flags};
 
 /// What serves the application when nothing else was asked for.
 pub(crate) const DEFAULT_WORKER: WorkerKind = WorkerKind::Evener;
@@ -56,6 +59,8 @@ pub(crate) struct Resolved {
     pub(crate) preload: bool,
     /// Requests that hold an event loop leave one worker free.
     pub(crate) bulkhead: bool,
+    /// Whether a worker that runs can be told that it is the leader now.
+    pub(crate) tells_leader: bool,
     pub(crate) count: usize,
     /// The most that can be asked for.
     pub(crate) count_max: usize,
@@ -108,6 +113,10 @@ pub(crate) struct AdminSettings {
     pub(crate) socket: Option<PathBuf>,
     pub(crate) address: Option<String>,
     pub(crate) token: Option<String>,
+    /// Who may use the socket, as file permissions; the owner alone, if nothing is said.
+    pub(crate) mode: Option<u32>,
+    /// There is no socket.
+    pub(crate) off: bool,
 }
 
 /// What is watched for changes.
@@ -160,6 +169,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         worker,
         preload: typed.workers.preload,
         bulkhead: !typed.workers.no_bulkhead,
+        tells_leader: ours(&typed.workers),
         count,
         count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),
@@ -183,6 +193,8 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
                 .clone()
                 .or_else(|| (around.variable)("EVENER_ADMIN_TOKEN"))
                 .filter(|token| !token.is_empty()),
+            mode: None,
+            off: false,
         },
         reload: reload(typed, &mut notes),
         notes,
@@ -219,6 +231,11 @@ fn worker_count(count: WorkerCount, around: &Surroundings<'_>) -> (usize, Option
     }
 }
 
+/// Whether they are Evener's own kind.
+fn ours(workers: &WorkerArguments) -> bool {
+    workers.worker_command.is_none() && workers.worker != Some(WorkerKind::Command)
+}
+
 fn relief(
     typed: &RunArguments,
     count: usize,
@@ -227,8 +244,7 @@ fn relief(
 ) -> Option<ReliefSettings> {
     let most = most.filter(|most| *most > count)?;
     let workers = &typed.workers;
-    let ours = workers.worker_command.is_none() && workers.worker != Some(WorkerKind::Command);
-    if !ours {
+    if !ours(workers) {
         notes.push(format!(
             "--workers {count}..{most}: only Evener's own workers tell that their event loops \
              stand still: {count} others run, and `evener scale` changes that by hand"
@@ -399,6 +415,13 @@ fn reload(typed: &RunArguments, notes: &mut Vec<String>) -> Option<ReloadSetting
 }
 
 fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, String> {
+    if typed.workers.leader_hook.is_some() && !ours(&typed.workers) {
+        return Err(
+            "--leader-hook needs Evener's own workers (--worker evener); others are told that they \
+             lead by EVENER_LEADER=1 when they start"
+                .to_owned(),
+        );
+    }
     if let Some(command) = &typed.workers.worker_command {
         if typed.workers.worker == Some(WorkerKind::Evener) {
             return Err("--worker evener and --worker-command exclude each other".to_owned());
@@ -427,132 +450,6 @@ fn worker(typed: &RunArguments, notes: &mut Vec<String>) -> Result<Worker, Strin
         WorkerKind::Command => Ok(Worker::Uvicorn {
             flags: uvicorn_flags(typed),
         }),
-    }
-}
-
-fn evener_flags(typed: &RunArguments) -> Vec<String> {
-    let uvicorn = &typed.uvicorn;
-    let mut flags = application_flags(typed);
-    flags.extend([
-        "--log-level".to_owned(),
-        level_name(typed.logging.log_level).to_owned(),
-    ]);
-    // What the application takes for its server's address is the edge's.
-    let server = match listen(typed) {
-        ListenAddress::Tcp { host, port } if port != 0 => Some(format!("{host}:{port}")),
-        _ => None,
-    };
-    let number = |value: Option<f64>| value.map(|value| value.to_string());
-    for (flag, value) in [
-        ("--server", server),
-        (
-            "--ws-max-size",
-            uvicorn.ws_max_size.map(|size| size.0.to_string()),
-        ),
-        ("--ws-ping-interval", number(uvicorn.ws_ping_interval)),
-        ("--ws-ping-timeout", number(uvicorn.ws_ping_timeout)),
-        (
-            "--ws-per-message-deflate",
-            uvicorn.ws_per_message_deflate.clone(),
-        ),
-    ] {
-        if let Some(value) = value {
-            flags.extend([flag.to_owned(), value]);
-        }
-    }
-    flags
-}
-
-/// Flags that both kinds of Python worker know.
-fn application_flags(typed: &RunArguments) -> Vec<String> {
-    let application = &typed.application;
-    let mut flags = Vec::new();
-    let mut add = |flag: &str, value: &str| flags.extend([flag.to_owned(), value.to_owned()]);
-    add("--lifespan", application.lifespan.name());
-    add("--loop", &application.event_loop);
-    if !application.root_path.is_empty() {
-        add("--root-path", &application.root_path);
-    }
-    let grace = typed
-        .timeouts
-        .timeout_graceful_shutdown
-        .0
-        .as_secs_f64()
-        .ceil();
-    add("--timeout-graceful-shutdown", &format!("{grace:.0}"));
-    flags
-}
-
-fn uvicorn_flags(typed: &RunArguments) -> Vec<String> {
-    let uvicorn = &typed.uvicorn;
-    let mut flags = application_flags(typed);
-    let mut add = |words: &[&str]| flags.extend(words.iter().map(|word| (*word).to_owned()));
-    // The edge keeps the connections, writes the access log and tells who the client is.
-    add(&[
-        "--workers",
-        "1",
-        "--no-access-log",
-        "--timeout-keep-alive",
-        "3600",
-    ]);
-    add(&["--proxy-headers", "--forwarded-allow-ips", "*"]);
-    // At level info uvicorn would announce a socket that is nobody's business.
-    let level = match typed.logging.log_level {
-        LogLevel::Info => LogLevel::Warning,
-        other => other,
-    };
-    add(&["--log-level", level_name(level)]);
-    if typed.clients.no_server_header {
-        add(&["--no-server-header"]);
-    }
-    if typed.clients.no_date_header {
-        add(&["--no-date-header"]);
-    }
-    if uvicorn.reset_contextvars {
-        add(&["--reset-contextvars"]);
-    }
-    let number = |value: Option<f64>| value.map(|value| value.to_string());
-    for (flag, value) in [
-        ("--http", uvicorn.http.clone()),
-        ("--ws", uvicorn.ws.clone()),
-        (
-            "--ws-max-size",
-            uvicorn.ws_max_size.map(|size| size.0.to_string()),
-        ),
-        (
-            "--ws-max-queue",
-            uvicorn.ws_max_queue.map(|count| count.to_string()),
-        ),
-        ("--ws-ping-interval", number(uvicorn.ws_ping_interval)),
-        ("--ws-ping-timeout", number(uvicorn.ws_ping_timeout)),
-        (
-            "--ws-per-message-deflate",
-            uvicorn.ws_per_message_deflate.clone(),
-        ),
-        ("--interface", uvicorn.interface.clone()),
-        (
-            "--log-config",
-            uvicorn
-                .log_config
-                .as_ref()
-                .map(|path| path.display().to_string()),
-        ),
-    ] {
-        if let Some(value) = value {
-            add(&[flag, &value]);
-        }
-    }
-    flags
-}
-
-fn level_name(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Critical => "critical",
-        LogLevel::Error => "error",
-        LogLevel::Warning => "warning",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) fn app(typed: &RunArguments) -> Result<App, String> {
         set_up: None,
         reconfigure: None,
         as_gunicorn: false,
+        leads_later: false,
     })
 }
 

@@ -13,6 +13,7 @@ use evener_telemetry::{Log, LogFile};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 
+use crate::administration::Administration;
 use crate::changes::Changes;
 use crate::nursery::{Heard, Host};
 use crate::reread::{Loaded, Reread};
@@ -64,6 +65,8 @@ pub(crate) struct Running {
     pub(crate) statsd: Option<Statsd>,
     /// Files that are opened again when asked for.
     pub(crate) log_files: Vec<LogFile>,
+    /// Where orders come in.
+    pub(crate) administration: Administration,
 }
 
 /// A program that goes on without workers.
@@ -124,6 +127,7 @@ impl Running {
                 ended = ended => break ended,
                 heard = asked => match heard {
                     Heard::Count(count) => drop(self.scale(count).await),
+                    Heard::Renewed(renewed) => self.handle_renewed(*renewed),
                     Heard::NewerEnded(pid, how) => self.handle_newer_ended(pid, &how).await,
                 },
                 signal = self.signals.next() => self.handle_signal(signal).await,
@@ -187,16 +191,27 @@ impl Running {
             Signal::Terminate => self.stop("SIGTERM").await,
             Signal::Interrupt if self.is_gunicorn() => self.quit("SIGINT").await,
             Signal::Interrupt => self.stop("SIGINT").await,
-            Signal::Quit if self.is_gunicorn() => self.quit("SIGQUIT").await,
-            Signal::Quit => {
-                if self.stopping.is_none() {
-                    self.stop("SIGQUIT").await;
+            Signal::Quit => self.stop_at_once("SIGQUIT").await,
+            Signal::Reopen => {
+                if let Err(error) = self.reopen("SIGUSR1").await {
+                    self.log.debug(format_args!("SIGUSR1: {error}"));
                 }
-                self.stop("SIGQUIT").await;
             }
-            Signal::Reopen => self.reopen().await,
-            Signal::Upgrade => self.upgrade().await,
-            Signal::Rest => self.rest().await,
+            Signal::Upgrade => {
+                if let Err(error) = self.upgrade("SIGUSR2").await {
+                    self.log
+                        .warning(format_args!("SIGUSR2 is ignored: {error}"));
+                }
+            }
+            // A terminal that changes its size sends it too.
+            Signal::Rest if !self.is_daemon() => self
+                .log
+                .debug(format_args!("SIGWINCH is a terminal's: nothing to do")),
+            Signal::Rest => {
+                if let Err(error) = self.rest("SIGWINCH") {
+                    self.log.debug(format_args!("SIGWINCH: {error}"));
+                }
+            }
             Signal::Reload => {
                 // What is wrong has been logged.
                 let _ = self.reload("SIGHUP").await;
@@ -204,7 +219,7 @@ impl Running {
             Signal::More | Signal::Fewer => {
                 if let Some(fleet) = &self.fleet {
                     let difference = if signal == Signal::More { 1 } else { -1 };
-                    fleet.handle.scale_by(difference).await;
+                    let _ = fleet.handle.scale_by(difference).await;
                 }
             }
         }
@@ -273,7 +288,11 @@ impl Running {
             return Ok(());
         };
         let Loaded { config, app } = reread.read()?;
-        if let (Some(fleet), Some(app)) = (&self.fleet, &app) {
+        // What is shared out stays as it is until the next start, and with it the most workers.
+        let shared = app
+            .as_ref()
+            .is_some_and(|app| app.resolved.shares.is_some());
+        if let (Some(fleet), Some(app), true) = (&self.fleet, &app, shared) {
             let may = fleet.handle.may_scale(app.resolved.count);
             may.map_err(|error| error.to_string())?;
         }
@@ -297,9 +316,17 @@ impl Running {
         }
         reread.config = config;
         self.upkeep.review();
-        if let (Some(fleet), Some(app)) = (&self.fleet, app)
-            && fleet.handle.status().target != app.resolved.count
-        {
+        let (Some(fleet), Some(app)) = (&self.fleet, app) else {
+            return Ok(());
+        };
+        if !shared {
+            let bounds = start::bounds(&app.resolved);
+            fleet.handle.set_bounds(bounds, app.resolved.relief).await;
+            if let (Some(_), Some(cluster)) = (app.resolved.relief, self.program.site.app()) {
+                start::ring(&cluster, &fleet.handle);
+            }
+        }
+        if fleet.handle.status().target != app.resolved.count {
             let scaled = fleet.handle.scale(app.resolved.count).await;
             scaled.map_err(|error| error.to_string())?;
         }
@@ -314,6 +341,17 @@ impl Running {
         let now = Instant::now();
         let alive = notifier.is_due(now) && self.edge.is_alive();
         notifier.look(now, &self.program.condition(alive));
+    }
+
+    /// Stops without waiting for what is under way.
+    async fn stop_at_once(&mut self, why: &str) {
+        if self.is_gunicorn() {
+            return self.quit(why).await;
+        }
+        if self.stopping.is_none() {
+            self.stop(why).await;
+        }
+        self.stop(why).await;
     }
 
     /// Begins to stop; asked again, hurries.
@@ -417,16 +455,22 @@ impl Running {
         let answer = match order.command {
             AdminCommand::Reload => self.reload("admin").await,
             AdminCommand::Scale(count) => self.scale(count).await,
+            AdminCommand::ScaleBy(difference) => self.scale_by(difference).await,
+            AdminCommand::Reopen => self.reopen("evener reopen").await.map(receipt),
+            AdminCommand::Upgrade => self.upgrade("evener upgrade").await.map(receipt),
+            AdminCommand::Rest => self.rest("evener rest").map(receipt),
+            AdminCommand::Quit => {
+                self.stop_at_once("evener drain --quick").await;
+                Ok(receipt(
+                    "stopping without waiting for what is under way".to_owned(),
+                ))
+            }
             AdminCommand::Endpoint(order) => self.change_endpoint(&order),
             AdminCommand::Drain => {
                 if self.stopping.is_none() {
                     self.stop("evener drain").await;
                 }
-                let message = "stopping after what is under way".to_owned();
-                Ok(Receipt {
-                    message,
-                    generation: None,
-                })
+                Ok(receipt("stopping after what is under way".to_owned()))
             }
         };
         // The one who asked may have left.
@@ -437,25 +481,24 @@ impl Running {
         let message = self.program.site.change(order)?;
         self.upkeep.review();
         self.log.info(format_args!("admin: {message}"));
-        Ok(Receipt {
-            message,
-            generation: None,
-        })
+        Ok(receipt(message))
+    }
+
+    fn workers(&self) -> Result<&Fleet, String> {
+        let none = || "there are no workers here: the configuration has no `[app]`".to_owned();
+        self.fleet.as_ref().ok_or_else(none)
     }
 
     async fn scale(&self, count: usize) -> Result<Receipt, String> {
-        let Some(fleet) = &self.fleet else {
-            return Err("there are no workers here: the configuration has no `[app]`".to_owned());
-        };
-        let count = fleet
-            .handle
-            .scale(count)
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(Receipt {
-            message: format!("{count} workers wanted"),
-            generation: None,
-        })
+        let scaled = self.workers()?.handle.scale(count).await;
+        let count = scaled.map_err(|error| error.to_string())?;
+        Ok(receipt(format!("{count} workers wanted")))
+    }
+
+    async fn scale_by(&self, difference: isize) -> Result<Receipt, String> {
+        let scaled = self.workers()?.handle.scale_by(difference).await;
+        let count = scaled.ok_or("the program is stopping")?;
+        Ok(receipt(format!("{count} workers wanted")))
     }
 
     async fn handle_changes(&mut self, changed: &[PathBuf]) {
@@ -476,5 +519,12 @@ impl Running {
         if let Some(fleet) = &self.fleet {
             fleet.handle.reload().await;
         }
+    }
+}
+
+fn receipt(message: String) -> Receipt {
+    Receipt {
+        message,
+        generation: None,
     }
 }

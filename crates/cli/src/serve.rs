@@ -111,5 +111,7 @@ fn admin(config: &Config) -> AdminSettings {
             .clone()
             .or_else(token)
             .filter(|token| !token.is_empty()),
+        mode: None,
+        off: false,
     }
 }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use evener_edge::{Http2Terms, ListenAddress, ListenerSpec};
+use evener_edge::{Http2Terms, ListenAddress, ListenerSpec, Relays};
 use evener_net::ServerTls;
 
 /// The variable by which a newer program learns of its descriptors.
@@ -43,6 +43,8 @@ pub(crate) struct Sockets {
     /// Files of unix sockets that we have made.
     paths: Vec<PathBuf>,
     origin: Origin,
+    /// Whose connections begin with a header of the PROXY protocol.
+    relays: Option<Relays>,
 }
 
 /// Where the sockets come from, which decides who removes the files of unix sockets.
@@ -102,6 +104,7 @@ impl Sockets {
                 sockets,
                 paths,
                 origin,
+                relays: None,
             });
         }
         let mut sockets = Vec::new();
@@ -124,7 +127,13 @@ impl Sockets {
             sockets,
             paths,
             origin: Origin::Made,
+            relays: None,
         })
+    }
+
+    /// Whose connections begin with a header of the PROXY protocol from now on.
+    pub(crate) fn set_relays(&mut self, relays: Option<Relays>) {
+        self.relays = relays;
     }
 
     /// For the data plane: handles of its own, on which clients speak TLS if they should.
@@ -142,7 +151,7 @@ impl Sockets {
                 },
                 tls: tls.cloned(),
                 http2,
-                relays: None,
+                relays: self.relays.clone(),
             })
         };
         self.sockets.iter().map(duplicate).collect()

@@ -168,6 +168,7 @@ fn worker_report(worker: &WorkerStatus, endpoint: Option<&EndpointSnapshot>) -> 
             took.as_secs_f64() * 1e3
         }),
         generation: worker.generation,
+        leader: worker.leader,
         restarts: worker.restarts,
         in_flight: endpoint.map_or(0, |endpoint| endpoint.in_flight),
         in_flight_max: endpoint.map_or(0, |endpoint| endpoint.in_flight_max),

@@ -7,20 +7,21 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use evener_admin::{Access, AdminSocket, Server, serve_tcp, serve_unix, socket_path};
+use evener_admin::Server;
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_edge::{Cluster, Conduct, Edge, ListenAddress, ListenerSpec};
+use evener_edge::{Cluster, Conduct, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
+use evener_net::ServerTls;
 use evener_supervisor::{
-    Handle, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure, RestartPolicy,
-    RunDirectory, SetUp, Settings, Supervisor,
+    Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure,
+    RestartPolicy, RunDirectory, ScaleError, SetUp, Settings, Supervisor,
 };
 use evener_telemetry::{AccessFormat, Log, LogFile, LogFormat, Telemetry, TelemetryConfig};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::Failure;
+use crate::administration::Administration;
 use crate::application::Application;
 use crate::balancer::ClusterBalancer;
 use crate::changes::Changes;
@@ -87,6 +88,8 @@ pub(crate) struct App {
     pub(crate) reconfigure: Option<Reconfigure>,
     /// Whether it is run as gunicorn runs it.
     pub(crate) as_gunicorn: bool,
+    /// Whether an older program, that this one takes over from, has the leader.
+    pub(crate) leads_later: bool,
 }
 
 impl App {
@@ -192,13 +195,7 @@ impl Start {
         let Some(open) = self.sockets.take() else {
             return Ok(None);
         };
-        let listener = self.config.listeners.first();
-        let http2 = listener.and_then(|listener| listener.http2);
-        let tls = listener.and_then(|listener| {
-            let tls = listener.tls.as_ref();
-            tls.map(|tls| tls::read(tls, http2.is_some()))
-        });
-        let tls = tls.transpose().map_err(Failure::usage)?;
+        let (tls, http2) = listening_terms(&self.config).map_err(Failure::usage)?;
         let sockets = open(self.config.backlog)?;
         *listeners = sockets
             .specs(tls.as_ref(), http2)
@@ -230,8 +227,8 @@ impl Start {
         let signals = Signals::listen()
             .map_err(|error| Failure::system(format!("cannot listen to signals: {error}")))?;
         let sockets = self.before_listening(&mut listeners, &log).await?;
-        let (socket, name, listener) = admin_socket(&self.admin, &log).await?;
-        let admin_address = admin_address(&self.admin).await?;
+        let older = self.app.as_ref().is_some_and(|app| app.leads_later);
+        let mut administration = Administration::open(&self.admin, older, &log).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
         let edge = self.start_edge(&site, listeners, &telemetry)?;
@@ -249,7 +246,7 @@ impl Start {
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
         let workers = workers.transpose()?;
         let program = Arc::new(Program {
-            name,
+            name: administration.name.clone(),
             app: self.title.clone(),
             addresses: Mutex::new(edge.addresses()),
             handle: workers.as_ref().map(|(_, handle)| handle.clone()),
@@ -259,9 +256,8 @@ impl Start {
             draining: AtomicBool::new(false),
         });
         let (orders, received) = mpsc::channel(16);
-        let mut admin = format!("unix:{}", socket.path().display());
         let server = Server::new(Arc::clone(&program) as _, orders);
-        admin.push_str(&administer(server, listener, admin_address)?);
+        let admin = administration.begin(server)?;
         banner(&log, &self, &program, &admin);
         let running = Running {
             grace: self.config.graceful_shutdown,
@@ -283,13 +279,13 @@ impl Start {
             resting: None,
             log_files: self.log_files,
             statsd: self.statsd,
+            administration,
             fleet: workers.map(|(supervisor, handle)| Fleet {
                 handle,
                 workers: tokio::spawn(supervisor.run()),
             }),
         };
         let end = running.run().await;
-        drop(socket);
         let outcome = put_away(end).await?;
         ended(outcome, self.app, self.title)
     }
@@ -309,22 +305,6 @@ async fn put_away(end: Ended) -> Result<Outcome, Failure> {
     Ok(end.outcome)
 }
 
-/// Answers on the admin socket, and on the address if there is one; returns how that is told.
-fn administer(
-    server: Server,
-    listener: UnixListener,
-    address: Option<(TcpListener, Access)>,
-) -> Result<String, Failure> {
-    tokio::spawn(serve_unix(server.clone(), listener));
-    let Some((listener, access)) = address else {
-        return Ok(String::new());
-    };
-    let address = listener.local_addr();
-    let address = address.map_err(|error| Failure::system(error.to_string()))?;
-    tokio::spawn(serve_tcp(server, listener, access));
-    Ok(format!(" and http://{address}/"))
-}
-
 /// How the program ends after its workers have.
 fn ended(outcome: Outcome, app: Option<App>, title: String) -> Result<(), Failure> {
     match outcome {
@@ -336,6 +316,18 @@ fn ended(outcome: Outcome, app: Option<App>, title: String) -> Result<(), Failur
             Err(Failure::application(failure::describe(&title, &reason)))
         }
     }
+}
+
+/// What is agreed on with the clients of the first listener.
+pub(crate) fn listening_terms(
+    config: &Config,
+) -> Result<(Option<Arc<ServerTls>>, Option<Http2Terms>), String> {
+    let Some(listener) = config.listeners.first() else {
+        return Ok((None, None));
+    };
+    let tls = listener.tls.as_ref();
+    let tls = tls.map(|tls| tls::read(tls, listener.http2.is_some()));
+    Ok((tls.transpose()?, listener.http2))
 }
 
 /// Every address of every listener. Descriptors are taken over at the `start` only.
@@ -352,7 +344,11 @@ pub(crate) fn listeners(wanted: &[Listener], start: bool) -> Result<Vec<Listener
                 address,
                 tls,
                 http2,
-                relays: listener.proxied.clone(),
+                relays: listener.proxied.clone().map(|from| Relays {
+                    from,
+                    version: None,
+                    required: true,
+                }),
             });
         };
         match &listener.address {
@@ -424,11 +420,12 @@ fn supervisor(
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
+    let bounds = bounds(resolved);
     let settings = Settings {
         recipe: app.recipe.clone(),
         count: resolved.count,
-        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
-        count_max_reason: shares.map(|shares| shares.reason.clone()),
+        count_max: bounds.count_max,
+        count_max_reason: bounds.reason,
         processes_max: shares.map_or(usize::MAX, |shares| shares.processes_max),
         relief: resolved.relief,
         patience: Patience {
@@ -445,6 +442,8 @@ fn supervisor(
         backlog: i32::try_from(resolved.backlog).unwrap_or(i32::MAX),
         leaving_max: resolved.leaving_max,
         oldest_first: app.as_gunicorn,
+        lead: lead_manner(resolved.tells_leader),
+        lead_withheld: app.leads_later,
         waits_when_broken: resolved.reload.is_some(),
         environment: shares.map_or_else(Vec::new, |shares| shares.environment.clone()),
         reconfigure: app.reconfigure.clone(),
@@ -454,64 +453,36 @@ fn supervisor(
         cluster: Arc::clone(cluster),
         in_flight_max: resolved.in_flight_max,
     };
-    let relieved = settings.relief.is_some();
     let (supervisor, handle) =
         Supervisor::new(settings, directory, Arc::new(balancer), log.clone())
             .map_err(|error| Failure::system(format!("cannot start the supervisor: {error}")))?;
-    if relieved {
-        let alarmed = handle.clone();
-        cluster.set_alarm(Box::new(move || alarmed.alarm()));
+    if resolved.relief.is_some() {
+        ring(cluster, &handle);
     }
     Ok((supervisor, handle))
 }
 
-/// The admin socket and the name it is found by. A program that was given no name makes way for
-/// one that runs already.
-async fn admin_socket(
-    settings: &AdminSettings,
-    log: &Log,
-) -> Result<(AdminSocket, String, UnixListener), Failure> {
-    let system = |error: evener_admin::SocketError| Failure::system(error.to_string());
-    let named = settings.name.clone();
-    if let Some(path) = &settings.socket {
-        let name = named.unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        let (socket, listener) = AdminSocket::bind(path, false).await.map_err(system)?;
-        return Ok((socket, name, listener));
-    }
-    let name = named.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
-    match AdminSocket::bind(&socket_path(&name), true).await {
-        Ok((socket, listener)) => Ok((socket, name, listener)),
-        Err(evener_admin::SocketError::InUse { .. }) if named.is_none() => {
-            let name = format!("{DEFAULT_NAME}-{}", std::process::id());
-            log.info(format_args!(
-                "another evener has the name `{DEFAULT_NAME}`; this one is called `{name}` \
-                 (--name gives it another)"
-            ));
-            let (socket, listener) = AdminSocket::bind(&socket_path(&name), true)
-                .await
-                .map_err(system)?;
-            Ok((socket, name, listener))
-        }
-        Err(error) => Err(system(error)),
+/// Has the workers looked at when requests wait and every loop stands still.
+pub(crate) fn ring(cluster: &Cluster, handle: &Handle) {
+    let alarmed = handle.clone();
+    cluster.set_alarm(Box::new(move || alarmed.alarm()));
+}
+
+/// How many workers can be asked for.
+pub(crate) fn bounds(resolved: &Resolved) -> ScaleError {
+    let shares = resolved.shares.as_ref();
+    ScaleError {
+        count_max: shares.map_or(resolved.count_max, |shares| shares.count_max),
+        reason: shares.map(|shares| shares.reason.clone()),
     }
 }
 
-async fn admin_address(settings: &AdminSettings) -> Result<Option<(TcpListener, Access)>, Failure> {
-    let Some(text) = &settings.address else {
-        return Ok(None);
-    };
-    let wrong = |error: &dyn std::fmt::Display| format!("--admin-address {text}: {error}");
-    let address = text
-        .to_socket_addrs()
-        .map_err(|error| Failure::usage(wrong(&format!("write HOST:PORT; {error}"))))?
-        .next()
-        .ok_or_else(|| Failure::usage(wrong(&"the name has no address")))?;
-    let access = Access::tcp(address, settings.token.clone())
-        .map_err(|error| Failure::usage(error.to_string()))?;
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| Failure::system(wrong(&error)))?;
-    Ok(Some((listener, access)))
+/// How workers learn that they lead: ours at any time, others only by what they are started with.
+fn lead_manner(tells: bool) -> LeadManner {
+    match tells {
+        true => LeadManner::Told,
+        false => LeadManner::AtStart,
+    }
 }
 
 fn banner(log: &Log, start: &Start, program: &Program, admin: &str) {

@@ -98,6 +98,36 @@ impl FromStr for WorkerCount {
     }
 }
 
+/// What becomes of the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scaling {
+    /// So many.
+    To(usize),
+    /// So many more, or fewer.
+    By(isize),
+}
+
+impl FromStr for Scaling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let count = digits.parse().unwrap_or(0);
+        if !(1..=WORKERS_MAX).contains(&count) || !digits.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return Err(format!(
+                "`{text}` is not a number of workers: write 4, +1 or -1, at most {WORKERS_MAX}"
+            ));
+        }
+        let difference = isize::try_from(count).unwrap_or(isize::MAX);
+        Ok(match text.as_bytes()[0] {
+            b'+' => Scaling::By(difference),
+            b'-' => Scaling::By(-difference),
+            _ => Scaling::To(count),
+        })
+    }
+}
+
 /// How many data-plane threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShardCount {
@@ -187,6 +217,16 @@ mod tests {
         assert_eq!("2..8".parse(), Ok(WorkerCount::Range(2, 8)));
         for wrong in ["0", "many", "-1", "8..2", "0..3", "1..", "1025", ""] {
             assert!(wrong.parse::<WorkerCount>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn changes_of_the_number_of_workers() {
+        assert_eq!("4".parse(), Ok(Scaling::To(4)));
+        assert_eq!("+2".parse(), Ok(Scaling::By(2)));
+        assert_eq!("-1".parse(), Ok(Scaling::By(-1)));
+        for wrong in ["", "0", "+", "-0", "+-1", "++1", "1025", "many", "1.5"] {
+            assert!(wrong.parse::<Scaling>().is_err(), "{wrong}");
         }
     }
 

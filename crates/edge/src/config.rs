@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use evener_net::ServerTls;
+use evener_net::{ProxyVersion, ServerTls};
 
 pub(crate) use evener_config::Resend;
 pub use evener_config::values::Network;
@@ -79,8 +79,19 @@ pub struct ListenerSpec {
     pub tls: Option<Arc<ServerTls>>,
     /// On what terms HTTP/2 is spoken, if it is.
     pub http2: Option<Http2Terms>,
-    /// Whose connections begin with a header of the PROXY protocol.
-    pub relays: Option<TrustedPeers>,
+    /// Whose connections begin with a header of the PROXY protocol, if anybody's do.
+    pub relays: Option<Relays>,
+}
+
+/// Those who relay connections, and say first whose they are (PROXY protocol).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Relays {
+    /// From where they connect; anybody else's header is no request.
+    pub from: TrustedPeers,
+    /// The version that they speak; any, if there is none.
+    pub version: Option<ProxyVersion>,
+    /// Whether they must say so. If not, what is no header is a request, as in gunicorn.
+    pub required: bool,
 }
 
 /// One address to listen on.

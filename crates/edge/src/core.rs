@@ -14,7 +14,7 @@ use mio::{Registry, Token};
 
 use crate::admission::Place;
 use crate::cluster::Cluster;
-use crate::config::{EdgeConfig, TrustedPeers};
+use crate::config::{EdgeConfig, Relays};
 use crate::endpoint::EndpointId;
 use crate::http2::Opening;
 use crate::http2::upstream::Upstreams;
@@ -101,7 +101,7 @@ pub(crate) struct ListenerTerms {
     /// On what terms HTTP/2 is spoken, if it is.
     pub(crate) http2: Option<Http2Terms>,
     /// Whose connections begin with a header of the PROXY protocol.
-    pub(crate) relays: Option<TrustedPeers>,
+    pub(crate) relays: Option<Relays>,
 }
 
 /// The listeners of a configuration.
@@ -197,7 +197,7 @@ impl Core {
     }
 
     /// Whose connections at a listener begin with a header of the PROXY protocol.
-    pub(crate) fn relays(&self, listener: usize) -> Option<&TrustedPeers> {
+    pub(crate) fn relays(&self, listener: usize) -> Option<&Relays> {
         self.listener_terms.get(listener)?.as_ref()?.relays.as_ref()
     }
 

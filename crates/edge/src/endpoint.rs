@@ -123,10 +123,11 @@ pub(crate) struct Endpoint {
     /// Takes no new requests; its idle connections are closed.
     retired: AtomicBool,
     suspect_until_ns: AtomicU64,
-    /// A request waited in vain for its loop to turn; over as soon as the loop does.
-    stands: AtomicBool,
     /// Until when it is expected to be held by a request that is known for that.
     held_until_ns: AtomicU64,
+    /// When a request was last found to have waited in vain for its loop to turn; 0 if it has
+    /// turned since.
+    stands_ns: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
 }
@@ -161,8 +162,8 @@ impl EndpointSpec {
             process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
-            stands: AtomicBool::new(false),
             held_until_ns: AtomicU64::new(0),
+            stands_ns: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         };
@@ -237,20 +238,23 @@ impl Endpoint {
     /// flight or one waits to be claimed. A loop with nothing to do does not tick either.
     pub(crate) fn is_stalled(&self, now_ns: u64) -> bool {
         let Some(page) = &self.page else { return false };
-        if now_ns.saturating_sub(page.tick_ns()) <= STALL_NS {
-            if self.stands.load(Relaxed) {
-                self.stands.store(false, Relaxed);
-            }
-            return false;
+        let tick_ns = page.tick_ns();
+        let stands_ns = self.stands_ns.load(Relaxed);
+        // However long ago: one that is idle again does not tick, and gets no request that would
+        // make it.
+        let stands = stands_ns > 0 && tick_ns <= stands_ns;
+        if stands_ns > 0 && !stands {
+            self.stands_ns.store(0, Relaxed);
         }
-        page.in_flight() > 0 || self.stands.load(Relaxed)
+        now_ns.saturating_sub(tick_ns) > STALL_NS && (stands || page.in_flight() > 0)
     }
 
     /// Notes that a request has waited for its loop to turn since `since_ns`, and returns whether
     /// it really stands still.
     pub(crate) fn note_waiting(&self, since_ns: u64, now_ns: u64) -> bool {
-        if now_ns.saturating_sub(since_ns) > STALL_NS {
-            self.stands.store(true, Relaxed);
+        let tick_ns = self.page.as_ref().map_or(now_ns, |page| page.tick_ns());
+        if now_ns.saturating_sub(since_ns.max(tick_ns)) > STALL_NS {
+            self.stands_ns.store(now_ns, Relaxed);
         }
         self.is_stalled(now_ns)
     }
@@ -276,5 +280,45 @@ impl Endpoint {
         } else {
             Reluctance::None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn endpoint(page: Arc<Page>) -> Arc<Endpoint> {
+        let mut admitted = None;
+        let spec = EndpointSpec {
+            id: EndpointId(1),
+            name: "worker-1".to_owned(),
+            address: EndpointAddress::Unix(PathBuf::from("/w1")),
+            in_flight_max: 4,
+            share: Share::default(),
+            page: Some(page),
+            terms: UpstreamTerms::default(),
+            process: 1,
+        };
+        spec.admit(|endpoint, _| admitted = Some(endpoint));
+        admitted.unwrap()
+    }
+
+    #[test]
+    fn a_loop_that_has_turned_since_is_in_balance_however_long_ago_that_was() {
+        let (page, _descriptor) = Page::create(4).unwrap();
+        let page = Arc::new(page);
+        let endpoint = endpoint(page.clone());
+        assert!(!endpoint.is_stalled(1000 * MS), "it has had nothing to do");
+        page.writer().tick(1000 * MS);
+        assert!(!endpoint.note_waiting(1001 * MS, 1020 * MS), "not yet");
+        assert!(!endpoint.note_waiting(900 * MS, 1020 * MS), "it has turned");
+        assert!(endpoint.note_waiting(1001 * MS, 1030 * MS));
+        assert!(endpoint.is_stalled(9000 * MS), "nobody has seen it turn");
+        // It finds that what waited for it was taken back, and is idle again.
+        page.writer().tick(9001 * MS);
+        assert!(!endpoint.is_stalled(9500 * MS));
+        assert!(!endpoint.is_stalled(9900 * MS));
     }
 }

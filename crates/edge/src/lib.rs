@@ -47,8 +47,8 @@ mod variables;
 
 pub use cluster::{Alarm, Cluster, ClusterSnapshot, Conduct, EndpointSnapshot};
 pub use config::{
-    EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Route,
-    Timeouts, TrustedPeers,
+    EdgeConfig, HealthPaths, Http2Terms, Limits, ListenAddress, ListenerSpec, Network, Relays,
+    Route, Timeouts, TrustedPeers,
 };
 pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share, UpstreamTerms};
 pub use start::{Edge, StartError};

@@ -1,19 +1,20 @@
 //! Before stage 2, where a listener asks for it: whoever relays a connection says first whose it is,
 //! by the PROXY protocol. From then on the connection counts as that client's.
 
-use evener_net::{PROXY_BYTES_MAX, Peer, Transfer, parse_proxy_header};
+use evener_net::{PROXY_BYTES_MAX, Peer, Transfer, begins_proxy_header, parse_proxy_header};
 
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
 use crate::session::{Flow, Phase, Session};
 
-/// Whether a connection at this listener begins with such a header.
+/// Whether a connection at this listener begins with such a header, or may.
 pub(crate) fn is_expected(core: &Core, listener: usize, peer: Peer) -> bool {
-    let Peer::Tcp(address) = peer else {
-        return false;
+    let address = match peer {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix => None,
     };
     let relays = core.relays(listener);
-    relays.is_some_and(|relays| relays.believes(Some(address.ip())))
+    relays.is_some_and(|relays| relays.from.believes(address))
 }
 
 /// Reads the header, once it is there in full.
@@ -24,16 +25,26 @@ pub(crate) fn read_header(session: &mut Session, core: &mut Core) -> Flow {
         Transfer::Blocked => return Flow::Wait,
         Transfer::End | Transfer::Broken(_) => return Flow::Close,
     };
-    match parse_proxy_header(&bytes[..count]) {
+    // Those who need not send one may send a request at once. A header that is none is a request
+    // then too, and is refused as such.
+    let optional = core
+        .relays(session.listener)
+        .filter(|relays| !relays.required);
+    let begins = optional.is_none_or(|relays| begins_proxy_header(&bytes[..count], relays.version));
+    let optional = optional.is_some();
+    let parsed = match begins {
+        true => parse_proxy_header(&bytes[..count]),
+        false => return ask(session, core),
+    };
+    match parsed {
         Ok(None) if count < bytes.len() => Flow::Wait,
         Ok(Some(header)) if session.socket.skip(&mut bytes[..header.length]) => {
             if let Some(client) = header.client {
                 session.peer = Peer::Tcp(client);
             }
-            session.phase = Phase::Head;
-            session.since_ms = core.now_ms();
-            Flow::Continue
+            ask(session, core)
         }
+        _ if optional => ask(session, core),
         // Whoever speaks another protocol would not understand an answer of ours either.
         _ => {
             let error = ProxyError::downstream(Stage::Decode, Kind::NotProxied);
@@ -41,4 +52,11 @@ pub(crate) fn read_header(session: &mut Session, core: &mut Core) -> Flow {
             Flow::Close
         }
     }
+}
+
+/// The first request is next.
+fn ask(session: &mut Session, core: &Core) -> Flow {
+    session.phase = Phase::Head;
+    session.since_ms = core.now_ms();
+    Flow::Continue
 }

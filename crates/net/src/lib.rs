@@ -27,8 +27,8 @@ pub use listen::{Accepted, BoundListener, ListenError, Listener};
 pub use mailbox::{Mailbox, Postbox, mailbox};
 pub use pipe::{Bells, FarEnd, Outward, PipeEnd, Ring, pipe};
 pub use proxy_protocol::{
-    BadProxyHeader, PROXY_BYTES_MAX, ProxyHeader, ProxyVersion, parse_proxy_header,
-    push_proxy_header,
+    BadProxyHeader, PROXY_BYTES_MAX, ProxyHeader, ProxyVersion, begins_proxy_header,
+    parse_proxy_header, push_proxy_header,
 };
 pub use rustls::pki_types::ServerName;
 pub use socket::{Peer, Socket, Transfer};

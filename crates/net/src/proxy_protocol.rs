@@ -48,6 +48,17 @@ pub fn parse_proxy_header(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadProxyH
     text(bytes)
 }
 
+/// Whether these bytes begin as a header does, or may once there are more: of one version, or of
+/// any. For those who take connections with and without one.
+pub fn begins_proxy_header(bytes: &[u8], version: Option<ProxyVersion>) -> bool {
+    let begins = |word: &[u8]| {
+        let seen = bytes.len().min(word.len());
+        bytes[..seen] == word[..seen]
+    };
+    version != Some(ProxyVersion::V2) && begins(b"PROXY ")
+        || version != Some(ProxyVersion::V1) && begins(SIGNATURE)
+}
+
 fn text(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadProxyHeader> {
     let bounded = &bytes[..bytes.len().min(TEXT_BYTES_MAX)];
     let Some(end) = bounded.windows(2).position(|two| two == b"\r\n") else {

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -128,7 +129,8 @@ impl Socket {
         let result = match &self.stream {
             Stream::Tcp(tcp) => tcp.peek(buffer),
             Stream::Tls(tls) => tls.tcp.peek(buffer),
-            Stream::Unix(_) | Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
+            Stream::Unix(unix) => peek_unix(unix, buffer),
+            Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
         };
         match result {
             Ok(0) => Transfer::End,
@@ -143,7 +145,8 @@ impl Socket {
         let result = match &mut self.stream {
             Stream::Tcp(tcp) => tcp.read(bytes),
             Stream::Tls(tls) => tls.tcp.read(bytes),
-            Stream::Unix(_) | Stream::Pipe(_) => Ok(0),
+            Stream::Unix(unix) => unix.read(bytes),
+            Stream::Pipe(_) => Ok(0),
         };
         result.is_ok_and(|count| count == bytes.len())
     }
@@ -495,6 +498,12 @@ impl Stream {
             Stream::Pipe(_) => None,
         }
     }
+}
+
+/// The standard library has this call for TCP only; to the kernel it is the same for all sockets.
+fn peek_unix(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let copy = stream.as_fd().try_clone_to_owned()?;
+    std::net::TcpStream::from(copy).peek(buffer)
 }
 
 #[cfg(test)]

@@ -50,6 +50,11 @@ impl Relief {
         }
     }
 
+    /// From now on an extra worker goes when it has been of no use for so long.
+    pub fn set_calm(&mut self, calm: Duration) {
+        self.calm = calm;
+    }
+
     /// Workers wanted beyond the base.
     pub fn extra(&self) -> usize {
         self.extra

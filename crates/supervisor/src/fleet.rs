@@ -2,15 +2,17 @@
 
 mod deaths;
 mod forks;
+mod lead;
 mod publish;
 mod watch;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use evener_policy::leader::Lead;
 use evener_policy::lifecycle::{Act, Event, Lifecycle, Patience, State};
 use evener_policy::relief::Relief;
 use evener_policy::restart::Restarts;
@@ -76,6 +78,7 @@ pub struct Supervisor {
     rollouts: VecDeque<RolloutStatus>,
     target: usize,
     relief: Relief,
+    lead: Lead,
     /// Rung when every loop stands still.
     alarm: Arc<Notify>,
     /// When memory is looked at next.
@@ -127,6 +130,7 @@ impl Supervisor {
             restarts: Restarts::new(settings.restart, settings.seed),
             target: settings.count.max(1),
             relief: Relief::new(calm),
+            lead: Lead::new(settings.lead, settings.lead_withheld, settings.oldest_first),
             alarm: Arc::clone(&alarm),
             memory_due: Duration::ZERO,
             grace: settings.patience.grace,
@@ -160,7 +164,7 @@ impl Supervisor {
                 status: status_receiver,
                 kin,
                 alarm,
-                bounds,
+                bounds: Arc::new(Mutex::new(bounds)),
             },
         ))
     }
@@ -217,6 +221,7 @@ impl Supervisor {
             self.look_at(index, now);
         }
         self.look_after(now);
+        self.look_for_leader();
         let ready = self
             .workers
             .iter()
@@ -300,7 +305,7 @@ impl Supervisor {
         } else {
             0
         };
-        let leader = self.needs_leader(generation, why);
+        let leader = self.marks_leader();
         let place = Place {
             id,
             name: &name,
@@ -392,13 +397,25 @@ impl Supervisor {
                 }
                 let _ = reply.send(self.target);
             }
-            Command::ScaleBy(difference) if !self.stopping => {
-                let count = self.target.saturating_add_signed(difference);
-                self.set_target(count.clamp(1, self.settings.count_max));
+            Command::ScaleBy(difference, reply) => {
+                if !self.stopping {
+                    let count = self.target.saturating_add_signed(difference);
+                    self.set_target(count.clamp(1, self.settings.count_max));
+                }
+                let _ = reply.send(self.target);
             }
-            Command::ScaleBy(_) => {}
+            Command::Bounds { count_max, relief } => {
+                self.settings.count_max = count_max;
+                self.settings.relief = relief;
+                let calm = relief.map_or(Duration::ZERO, |relief| relief.calm);
+                self.relief.set_calm(calm);
+                if relief.is_none() {
+                    self.relief = Relief::new(calm);
+                }
+            }
             Command::Rest if !self.stopping => self.set_target(0),
             Command::Rest => {}
+            Command::Lead => self.lead.release(),
             Command::Signal(number) => {
                 self.workers.iter().for_each(|worker| worker.tell(number));
             }

@@ -1,11 +1,12 @@
 //! How the rest of the program talks to a running supervisor: commands in, snapshots out.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use crate::ReliefSettings;
 use crate::nursery::Kin;
 use crate::status::Status;
 
@@ -34,8 +35,13 @@ impl std::error::Error for ScaleError {}
 pub(crate) enum Command {
     Reload(oneshot::Sender<u32>),
     Scale(usize, oneshot::Sender<usize>),
-    ScaleBy(isize),
+    ScaleBy(isize, oneshot::Sender<usize>),
+    Bounds {
+        count_max: usize,
+        relief: Option<ReliefSettings>,
+    },
     Rest,
+    Lead,
     Signal(i32),
     Stop {
         grace: Duration,
@@ -51,7 +57,7 @@ pub struct Handle {
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) kin: Kin,
     pub(crate) alarm: Arc<Notify>,
-    pub(crate) bounds: ScaleError,
+    pub(crate) bounds: Arc<Mutex<ScaleError>>,
 }
 
 impl Handle {
@@ -70,10 +76,21 @@ impl Handle {
 
     /// Whether so many workers can be asked for.
     pub fn may_scale(&self, count: usize) -> Result<(), ScaleError> {
-        match (1..=self.bounds.count_max).contains(&count) {
+        let bounds = self.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        match (1..=bounds.count_max).contains(&count) {
             true => Ok(()),
-            false => Err(self.bounds.clone()),
+            false => Err(bounds.clone()),
         }
+    }
+
+    /// From now on so many workers can be asked for, and so many come by themselves.
+    pub async fn set_bounds(&self, bounds: ScaleError, relief: Option<ReliefSettings>) {
+        let count_max = bounds.count_max;
+        *self.bounds.lock().unwrap_or_else(PoisonError::into_inner) = bounds;
+        let _ = self
+            .commands
+            .send(Command::Bounds { count_max, relief })
+            .await;
     }
 
     /// Changes the number of workers. Returns the new number.
@@ -85,14 +102,23 @@ impl Handle {
         Ok(receiver.await.unwrap_or(count))
     }
 
-    /// Adds workers, or takes some away; stays within the bounds.
-    pub async fn scale_by(&self, difference: isize) {
-        let _ = self.commands.send(Command::ScaleBy(difference)).await;
+    /// Adds workers, or takes some away; stays within the bounds. Returns the new number; `None`
+    /// when the supervisor is over.
+    pub async fn scale_by(&self, difference: isize) -> Option<usize> {
+        let (sender, receiver) = oneshot::channel();
+        let command = Command::ScaleBy(difference, sender);
+        self.commands.send(command).await.ok()?;
+        receiver.await.ok()
     }
 
     /// Drains and ends all workers, and goes on without any until a number of them is wanted again.
     pub async fn rest(&self) {
         let _ = self.commands.send(Command::Rest).await;
+    }
+
+    /// Nobody outside leads any more: one of the workers does from now on.
+    pub async fn lead(&self) {
+        let _ = self.commands.send(Command::Lead).await;
     }
 
     /// Sends a signal to every worker that there is.

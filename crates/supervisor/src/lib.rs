@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use evener_vitals::Page;
 
+pub use evener_policy::leader::Manner as LeadManner;
 pub use evener_policy::lifecycle::{Patience, State};
 pub use evener_policy::recycle::Limits as RecycleLimits;
 pub use evener_policy::restart::RestartPolicy;
@@ -104,6 +105,12 @@ pub struct Settings {
     pub leaving_max: usize,
     /// When fewer workers are wanted the oldest go, as in gunicorn, and not the youngest.
     pub oldest_first: bool,
+    /// How a worker learns that it does the jobs that must run once. One that is started as the
+    /// leader has `EVENER_LEADER=1` in its environment; [`LeadManner::Told`] is for workers that
+    /// know [`LEAD_SIGNAL_OFFSET`].
+    pub lead: LeadManner,
+    /// Whether nobody leads before [`Handle::lead`]: a program that this one takes over from does.
+    pub lead_withheld: bool,
     /// An application that does not start ends the program, unless this is set: then a new
     /// attempt is made when a reload is asked for (`--reload`).
     pub waits_when_broken: bool,
@@ -132,6 +139,10 @@ pub struct Reconfigured {
     pub count: Option<usize>,
     /// How long what is under way may take when one goes.
     pub grace: Option<Duration>,
+    /// When those that are started from now on have done enough.
+    pub recycle: Option<RecycleLimits>,
+    /// How long their loops may stand still; `Some(None)` is for ever.
+    pub stall: Option<Option<Duration>>,
 }
 
 /// Judges settings that a nursery has read; an error is the message.
@@ -147,6 +158,9 @@ impl std::fmt::Debug for Reconfigure {
     }
 }
 
+/// A Python worker of ours is told that it leads by SIGRTMIN and this; `LEAD_SIGNAL` in
+/// `evener.worker`.
+pub const LEAD_SIGNAL_OFFSET: i32 = 2;
 /// How often requests in flight are looked at while a worker drains.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How often requests served are looked at when workers are replaced after some number of them.

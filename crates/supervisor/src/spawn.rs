@@ -191,6 +191,7 @@ fn prepare_environment(command: &mut Command) {
     // What concerns this process alone.
     for name in [
         "EVENER_FD",
+        "EVENER_LEADER",
         "EVENER_PID",
         "LISTEN_FDS",
         "LISTEN_PID",

@@ -49,6 +49,8 @@ pub struct WorkerStatus {
     pub started: Instant,
     /// When it first took traffic.
     pub ready: Option<Instant>,
+    /// It does the jobs that must run once.
+    pub leader: bool,
     /// How many predecessors in its place ended without being told to.
     pub restarts: u32,
     /// Where it tells about itself, when it is a worker of Evener's own kind.

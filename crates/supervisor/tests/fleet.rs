@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use evener_supervisor::{
-    Balancer, CommandRecipe, Handle, Outcome, Patience, ReadyWorker, Recipe, RecycleLimits,
-    ReliefSettings, RestartPolicy, RolloutOutcome, RunDirectory, Settings, State, Status,
-    Supervisor, WorkerId,
+    Balancer, CommandRecipe, Handle, LeadManner, Outcome, Patience, ReadyWorker, Recipe,
+    RecycleLimits, ReliefSettings, RestartPolicy, RolloutOutcome, RunDirectory, Settings, State,
+    Status, Supervisor, WorkerId,
 };
 use evener_telemetry::{Level, Log, LogFormat};
 use tokio::task::JoinHandle;
@@ -136,6 +136,8 @@ fn settings(environment: &[(&str, &str)]) -> Settings {
         backlog: 64,
         leaving_max: 1,
         oldest_first: false,
+        lead: LeadManner::AtStart,
+        lead_withheld: false,
         waits_when_broken: false,
         environment: Vec::new(),
         reconfigure: None,

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -70,10 +71,11 @@ pub enum LogFormat {
     },
 }
 
-/// Handle on the log; clones write to the same place.
+/// Handle on the log; clones write to the same place, and what is worth a line is the same for all.
 #[derive(Clone)]
 pub struct Log {
-    level: Level,
+    /// As a number: the greater, the more is written.
+    level: Arc<AtomicU8>,
     format: LogFormat,
     sink: Sink,
 }
@@ -109,7 +111,7 @@ impl Log {
     /// A log on standard error.
     pub fn new(level: Level, format: LogFormat) -> Log {
         Log {
-            level,
+            level: Arc::new(AtomicU8::new(level as u8)),
             format,
             sink: Sink::Stderr,
         }
@@ -141,7 +143,12 @@ impl Log {
 
     /// Whether events of this level are written.
     pub fn wants(&self, level: Level) -> bool {
-        level <= self.level
+        level as u8 <= self.level.load(Ordering::Relaxed)
+    }
+
+    /// From now on events up to this level are written, by all clones.
+    pub fn set_level(&self, level: Level) {
+        self.level.store(level as u8, Ordering::Relaxed);
     }
 
     /// How lines look.

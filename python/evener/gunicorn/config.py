@@ -125,6 +125,8 @@ class Config:
         lines = []
         width = max(map(len, self.settings))
         for name, setting in sorted(self.settings.items()):
+            if setting.known.ours and setting.source == "default":
+                continue
             value = setting.value
             if callable(value):
                 value = f"<{value.__qualname__}()>" if setting.source != "default" else "None"

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -59,6 +60,15 @@ class Life(serving.Life):
         if before is None and after is None and write is None:
             return app
         return watched(app, self.worker, before, after, write)
+
+    def leader_hook(self, options: Options, app: Application) -> Callable[[], Any] | None:  # noqa: ARG002
+        """`worker_leader` of the configuration file."""
+        hook = self.cfg.hook("worker_leader")
+        return (lambda: hook(self.worker)) if hook else None
+
+    def complain(self, what: str, exc_info: Any) -> None:
+        """Logs what went wrong without an end of the worker."""
+        self.worker.log.error("%s", what, exc_info=exc_info)
 
     def loaded(self) -> None:
         """The application is there."""

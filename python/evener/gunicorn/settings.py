@@ -28,6 +28,8 @@ class Known:
     const: Any = None
     # A hook: its default does nothing.
     hook: bool = False
+    # gunicorn has no such setting.
+    ours: bool = False
 
 
 class Refused(Exception):
@@ -133,7 +135,7 @@ def _requests() -> list[Known]:
         _switch("do_handshake_on_connect", "--do-handshake-on-connect"),
         _setting("ciphers", v.text, None, "--ciphers"),
         _setting("http_protocols", v.words, "h1", "--http-protocols"),
-        _setting("http2_cleartext", lambda value: value, "off", "--http2-cleartext"),
+        _setting("http2_cleartext", v.http2_cleartext, "off", "--http2-cleartext"),
         _setting("http2_max_concurrent_streams", v.count, 100, "--http2-max-concurrent-streams"),
         _setting("http2_initial_window_size", v.count, 65535, "--http2-initial-window-size"),
         _setting("http2_max_frame_size", v.count, 16384, "--http2-max-frame-size"),
@@ -195,6 +197,7 @@ def _hooks() -> list[Known]:
         _hook("post_request", 2, 3, 4),
         _hook("child_exit", 2),
         _hook("worker_exit", 2),
+        Known("worker_leader", v.hook(1), hook=True, ours=True),
         _hook("nworkers_changed", 3),
         _hook("on_exit", 1),
         _hook("ssl_context", 2),

@@ -152,6 +152,13 @@ def proxy_protocol(value: Any) -> str:
     return one_of("off", "v1", "v2", "auto")("auto" if value == "true" else value)
 
 
+def http2_cleartext(value: Any) -> str:
+    """How HTTP/2 in clear text begins; True means that clients begin with it."""
+    if isinstance(value, bool) or value is None:
+        return "prior-knowledge" if value else "off"
+    return one_of("off", "prior-knowledge", "upgrade", "both")(value)
+
+
 def statsd(value: Any) -> str | None:
     """HOST:PORT, or unix://PATH."""
     address = text(value)

@@ -26,6 +26,11 @@ pub(crate) struct WorkerArguments {
     /// and share its memory. What it opens while it is imported is shared as well.
     #[arg(long)]
     pub(crate) preload: bool,
+    /// Function that a worker calls when it becomes the leader, of which there is never more than
+    /// one: for jobs that must run once. It may take the application; one that is `async` runs
+    /// beside the requests and is cancelled when the worker goes.
+    #[arg(long, value_name = "MODULE:FUNCTION")]
+    pub(crate) leader_hook: Option<String>,
     /// Python interpreter of the workers [default: the one beside this program, that of
     /// $VIRTUAL_ENV, or python3 on the PATH].
     #[arg(long, value_name = "PATH")]

@@ -30,6 +30,12 @@ pub(super) static APP: Table = Table {
             "Import the application once and fork the workers from there: they start in milliseconds and share its memory.",
         ),
         key(
+            "leader_hook",
+            Text,
+            Absent,
+            "Function, as `module:function`, that a worker calls when it becomes the leader, of which there is never more than one: for jobs that must run once. It may take the application; one that is `async` runs beside the requests and is cancelled when the worker goes.",
+        ),
+        key(
             "app_dir",
             Text,
             Said("the current folder"),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use evener_policy::lifecycle::{Event, State};
-use evener_policy::rollout::Why;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -137,6 +136,12 @@ impl Supervisor {
         match judged {
             Ok(changes) => {
                 let changes = changes.unwrap_or_default();
+                if let Some(recycle) = changes.recycle {
+                    self.settings.recycle = recycle;
+                }
+                if let Some(stall) = changes.stall {
+                    self.settings.stall = stall;
+                }
                 if let Some(grace) = changes.grace {
                     self.settings.patience.grace = grace;
                     self.grace = grace;
@@ -173,28 +178,6 @@ impl Supervisor {
             // The one who asked may have left.
             let _ = reply.send(generation);
         }
-    }
-
-    /// Whether the next worker is to be told that it is the leader: there is none, or the one
-    /// there is goes next.
-    pub(super) fn needs_leader(&self, generation: u32, why: Why) -> bool {
-        let serving = || self.workers.iter().filter(|worker| !worker.leaving);
-        let Some(leader) = serving().find(|worker| worker.leader) else {
-            return true;
-        };
-        let goes =
-            |worker: &&crate::worker::Worker| worker.expired || worker.generation != generation;
-        let next = serving().filter(goes).min_by_key(|worker| worker.id);
-        why == Why::Replacement && next.is_some_and(|next| next.id == leader.id)
-    }
-
-    /// The environment that one worker has beyond that of all.
-    pub(super) fn own_environment(&self, leader: bool) -> Vec<(String, String)> {
-        let mut environment = self.settings.environment.clone();
-        if leader {
-            environment.push(("EVENER_LEADER".to_owned(), "1".to_owned()));
-        }
-        environment
     }
 
     /// Takes note of the end of processes that came to us because their parents are gone: as the

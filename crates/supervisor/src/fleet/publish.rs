@@ -17,6 +17,7 @@ impl Supervisor {
             generation: worker.generation,
             started: instant(worker.life.started()),
             ready: worker.life.ready().map(instant),
+            leader: worker.leader,
             restarts: worker.restarts,
             page: worker.page.clone(),
         });

@@ -44,6 +44,8 @@ pub(super) enum Order {
     },
     /// What happens is told to this log from now on.
     Log(Log),
+    /// The flags of workers from now on.
+    Arguments(Vec<String>),
 }
 
 /// A running nursery process.
@@ -122,6 +124,7 @@ impl Driver {
                 order = self.orders.recv() => match order {
                     None => return,
                     Some(Order::Log(log)) => self.log = log,
+                    Some(Order::Arguments(arguments)) => self.use_arguments(arguments),
                     Some(Order::Quit { reply }) => {
                         self.quit().await;
                         let _ = reply.send(Ok(Value::Null));
@@ -176,6 +179,17 @@ impl Driver {
         }
         // Whoever asked may have left.
         let _ = pending.reply.send(judged(message));
+    }
+
+    fn use_arguments(&mut self, arguments: Vec<String>) {
+        let Some(set_up) = &mut self.set_up else {
+            return;
+        };
+        if set_up.arguments != arguments {
+            set_up.arguments.clone_from(&arguments);
+            let message = json!({"do": "arguments", "arguments": arguments});
+            self.post(message, Vec::new(), oneshot::channel().0);
+        }
     }
 
     fn set_up_message(&self, set_up: &SetUp, resumed: bool) -> Value {
@@ -243,7 +257,13 @@ impl Driver {
         };
         let answered = async {
             process.link.send(&message).await?;
-            process.link.receive().await
+            loop {
+                match process.link.receive().await? {
+                    // Hooks may have had something to say first.
+                    Some(words) if words["reply"].is_null() => {}
+                    answer => return io::Result::Ok(answer),
+                }
+            }
         };
         let answer = answered.await.map_err(|error| error.to_string())?;
         let answer = answer.ok_or_else(|| "it ended before it was ready".to_owned())?;

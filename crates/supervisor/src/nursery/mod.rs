@@ -167,6 +167,12 @@ impl Nursery {
         drop(self.fork(message, Vec::new()));
     }
 
+    /// Workers that it forks from now on have these flags.
+    pub fn use_arguments(&self, arguments: Vec<String>) {
+        // A driver that is over forks no more.
+        let _ = self.orders.send(Order::Arguments(arguments));
+    }
+
     /// From now on what happens to it is told to this log.
     pub fn tell_to(&self, log: Log) {
         // A driver that is over has nothing to tell.
