@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from load import Ask, Load, Outcome
-from nameserver import NameServer, address, service
+from sidebyside.faults.nameserver import NameServer, address, service
 from running import Origin, Origins, Serve, Served, eventually
 
 
