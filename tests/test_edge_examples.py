@@ -161,7 +161,7 @@ def evener(example: Example, ports: dict[int, int], folder: Path) -> Iterator[in
 def test_the_files_are_right() -> None:
     """`evener check` has nothing to say against any of them."""
     files = sorted(EXAMPLES.glob("*.toml"))
-    assert len(files) >= 5
+    assert len(files) >= 6
     for file in files:
         done = subprocess.run(
             [str(PROGRAM), "check", "-c", str(file)], capture_output=True, text=True, check=False

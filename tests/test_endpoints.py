@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from load import Ask, Load, Outcome
-from sidebyside.faults.nameserver import NameServer, address, service
 from running import Origin, Origins, Serve, Served, eventually
+from sidebyside.faults.nameserver import NameServer, address, service
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sidebyside.faults.happenings import HAPPENINGS
 from sidebyside.numbers import Spread
 from sidebyside.samples import Results
 
@@ -80,6 +81,7 @@ TARGETS = (
     Target(6, "d", "block, 60 a second", "p99 ms", 10, who=RELIEVED),
     Target(6, "h", ONE_MORE, "ms until it is ready", 60, who=FORKED),
     Target(6, "h", ONE_MORE, "PSS MB it adds", 0.5, "evener", who=FORKED),
+    *(Target(5, "j", name, "failed requests", 0) for name in HAPPENINGS),
     Target(4, "e", "reload", "failed requests", 0),
     Target(4, "e", "kill -9 of a worker, twice", "failed requests", 0),
     Target(4, "e", "recycle after 3000 requests", "failed requests", 0),
