@@ -227,6 +227,7 @@ impl Site {
                         EndpointAddress::Unix(path) => Place::Unix(path.clone()),
                     },
                     check: Arc::clone(check),
+                    speech: state.speeches.of_checks(&member.endpoint, &seat.address),
                 }));
             }
         }

@@ -9,11 +9,12 @@ use crate::session::{Flow, Phase, Session};
 
 /// Whether a connection at this listener begins with such a header.
 pub(crate) fn is_expected(core: &Core, listener: usize, peer: Peer) -> bool {
-    let Peer::Tcp(address) = peer else {
-        return false;
+    let address = match peer {
+        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Unix => None,
     };
     let relays = core.relays(listener);
-    relays.is_some_and(|relays| relays.believes(Some(address.ip())))
+    relays.is_some_and(|relays| relays.believes(address))
 }
 
 /// Reads the header, once it is there in full.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, recv};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
@@ -123,12 +124,15 @@ impl Socket {
     }
 
     /// Copies what the kernel has into `buffer` and leaves it there, encrypted or not: what comes
-    /// ahead of everything else. TCP only.
+    /// ahead of everything else.
     pub fn peek(&mut self, buffer: &mut [u8]) -> Transfer {
         let result = match &self.stream {
             Stream::Tcp(tcp) => tcp.peek(buffer),
             Stream::Tls(tls) => tls.tcp.peek(buffer),
-            Stream::Unix(_) | Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
+            Stream::Unix(unix) => recv(unix, &mut *buffer, RecvFlags::PEEK)
+                .map(|(count, _)| count)
+                .map_err(io::Error::from),
+            Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
         };
         match result {
             Ok(0) => Transfer::End,
@@ -143,7 +147,8 @@ impl Socket {
         let result = match &mut self.stream {
             Stream::Tcp(tcp) => tcp.read(bytes),
             Stream::Tls(tls) => tls.tcp.read(bytes),
-            Stream::Unix(_) | Stream::Pipe(_) => Ok(0),
+            Stream::Unix(unix) => unix.read(bytes),
+            Stream::Pipe(_) => Ok(0),
         };
         result.is_ok_and(|count| count == bytes.len())
     }

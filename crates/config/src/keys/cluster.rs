@@ -429,6 +429,12 @@ static HEALTH_CHECK: Table = Table {
             "Another port to ask.",
         ),
         key(
+            "tls",
+            Flag,
+            Said("whether the cluster has `tls`"),
+            "`false` asks in clear text, as another port may want it; otherwise checks speak TLS as requests do.",
+        ),
+        key(
             "interval",
             Time,
             Value("\"5s\""),

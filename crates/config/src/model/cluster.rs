@@ -92,6 +92,8 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// Another port than that of the endpoint.
     pub port: Option<u16>,
+    /// Asked in clear text, though requests go by TLS.
+    pub clear_text: bool,
 }
 
 /// What a check asks.

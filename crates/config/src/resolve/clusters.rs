@@ -228,6 +228,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         ("header", "http"),
         ("body", "http"),
         ("service", "grpc"),
+        ("tls", "http or grpc"),
     ] {
         if let (Some(span), false) = (section.key_span(key), kinds.contains(kind)) {
             findings.add(span, format!("`{key}` goes with `type = \"{kinds}\"`"));
@@ -273,6 +274,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         port: section
             .whole("port")
             .and_then(|port| u16::try_from(port).ok()),
+        clear_text: section.has("tls") && !section.flag("tls"),
     }
 }
 

@@ -85,7 +85,6 @@ pub(super) fn refuse(
         findings.add(span, message);
     }
     let asks_http = check.is_some_and(|check| matches!(check.kind, CheckKind::Http { .. }));
-    let asks_grpc = check.is_some_and(|check| matches!(check.kind, CheckKind::Grpc { .. }));
     let Some(span) = cluster.key_span("health_check") else {
         return;
     };
@@ -94,8 +93,10 @@ pub(super) fn refuse(
             "these endpoints speak HTTP/2: check them with `type = \"grpc\"` or `\"tcp\"`";
         findings.add(span, message);
     }
-    if (asks_http || asks_grpc) && speech.tls.is_some() {
-        let message = "checks do not speak TLS: check these endpoints with `type = \"tcp\"`";
+    let own = cluster.section("health_check");
+    let own = own.and_then(|section| section.key_span("tls"));
+    if let (Some(span), None) = (own, &speech.tls) {
+        let message = "`tls` of a check goes with `tls` of the cluster, which is missing";
         findings.add(span, message);
     }
 }
