@@ -12,7 +12,7 @@ from running import PROGRAM
 from sidebyside import running, templates
 from sidebyside.faults import wire
 from sidebyside.faults.happenings import HAPPENINGS, Found, witness
-from sidebyside.faults.proxies import BARE, makers
+from sidebyside.faults.proxies import BARE, CHECKED, makers
 from sidebyside.table import METRICS, number, text
 
 SECONDS = 4.0
@@ -60,6 +60,14 @@ def test_no_request_fails(name: str) -> None:
 def test_a_list_of_addresses_is_enough(name: str) -> None:
     """For all that is an error at once, nothing has to be set."""
     found = witness(HAPPENINGS[name], makers(str(PROGRAM))[BARE], SECONDS)
+    judge(name, found)
+
+
+@pytest.mark.parametrize("name", ["stopped", "slower and slower"])
+def test_checks_are_enough(name: str) -> None:
+    """For endpoints that hang: what waits for them goes elsewhere when a check has failed."""
+    found = witness(HAPPENINGS[name], makers(str(PROGRAM))[CHECKED], SECONDS)
+    print(f"\n{name}: {found.values()}")
     judge(name, found)
 
 

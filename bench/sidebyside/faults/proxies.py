@@ -13,6 +13,7 @@ from sidebyside.templates import fill, folder
 
 NAME = "copies.test"
 BARE = "evener, endpoints alone"
+CHECKED = "evener, checks alone"
 
 Make = Callable[[Endpoints, str, bool], Deployment]
 """From the endpoints, the address of a name server, and whether they are told by name."""
@@ -79,6 +80,7 @@ def makers(program: str | None = None) -> dict[str, Make]:
     own = program or evener_program("evener")
     return {
         "evener": evener(own),
+        CHECKED: evener(own, "evener-faults-checked.toml"),
         BARE: evener(own, "evener-faults-bare.toml"),
         "nginx": nginx,
         "haproxy": haproxy,

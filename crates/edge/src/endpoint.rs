@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use evener_net::{ClientTls, ProxyVersion, ServerName, Socket};
@@ -54,6 +54,8 @@ pub struct EndpointSpec {
     pub address: EndpointAddress,
     /// The most requests it may have in flight; 0 is no bound.
     pub in_flight_max: u32,
+    /// The most connections it may have, idle ones included.
+    pub connections_max: Option<u32>,
     /// Its share of the requests.
     pub share: Share,
     /// Its vitals page, if it is one of Evener's own workers.
@@ -120,6 +122,8 @@ pub(crate) struct Endpoint {
     pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
     pub(crate) terms: UpstreamTerms,
+    /// Counted only where there is a bound.
+    connections: Option<Arc<Connections>>,
     /// Takes no new requests; its idle connections are closed.
     retired: AtomicBool,
     suspect_until_ns: AtomicU64,
@@ -156,6 +160,7 @@ impl EndpointSpec {
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
             terms: self.terms,
+            connections: self.connections_max.map(Connections::new),
             process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
@@ -166,6 +171,36 @@ impl EndpointSpec {
         join(Arc::new(endpoint), &terms);
     }
 }
+
+/// The connections that all shards have to an endpoint.
+#[derive(Debug)]
+struct Connections {
+    most: u32,
+    open: AtomicU32,
+}
+
+impl Connections {
+    fn new(most: u32) -> Arc<Connections> {
+        Arc::new(Connections {
+            most,
+            open: AtomicU32::new(0),
+        })
+    }
+}
+
+/// The right to one connection, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct ConnectionSlot(Arc<Connections>);
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An endpoint has all the connections that it may have.
+#[derive(Debug)]
+pub(crate) struct AllTaken;
 
 /// A text that stands for an address and tells nobody what it is at a glance (FNV-1a).
 fn route_of(server: &str) -> String {
@@ -192,6 +227,18 @@ impl Endpoint {
                 let name = name.clone();
                 Socket::connect_tls(*address, tls.config(), name, before, registry, token)
             }
+        }
+    }
+
+    /// The right to one more connection; `None` where nobody counts them.
+    pub(crate) fn take_connection(&self) -> Result<Option<ConnectionSlot>, AllTaken> {
+        let Some(connections) = &self.connections else {
+            return Ok(None);
+        };
+        let more = |open| (open < connections.most).then_some(open + 1);
+        match connections.open.fetch_update(Relaxed, Relaxed, more) {
+            Ok(_) => Ok(Some(ConnectionSlot(connections.clone()))),
+            Err(_) => Err(AllTaken),
         }
     }
 
@@ -260,5 +307,36 @@ impl Endpoint {
         } else {
             Reluctance::None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_bounded_and_come_back() {
+        let mut made = None;
+        EndpointSpec {
+            id: EndpointId(1),
+            name: String::new(),
+            address: EndpointAddress::Unix(PathBuf::from("/none")),
+            in_flight_max: 0,
+            connections_max: Some(2),
+            share: Share::default(),
+            page: None,
+            terms: UpstreamTerms::default(),
+            process: 0,
+        }
+        .admit(|endpoint, _| made = Some(endpoint));
+        let endpoint = made.unwrap();
+        let first = endpoint.take_connection().unwrap();
+        let second = endpoint.take_connection().unwrap();
+        assert!(endpoint.take_connection().is_err());
+        drop(second);
+        assert!(endpoint.take_connection().is_ok_and(|slot| slot.is_some()));
+        drop(first);
+        let _both = (endpoint.take_connection(), endpoint.take_connection());
+        assert!(endpoint.take_connection().is_err());
     }
 }

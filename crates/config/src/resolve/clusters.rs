@@ -274,6 +274,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         port: section
             .whole("port")
             .and_then(|port| u16::try_from(port).ok()),
+        resend: section.flag("resend"),
         clear_text: section.has("tls") && !section.flag("tls"),
     }
 }
@@ -332,6 +333,7 @@ fn endpoint(section: Option<&Section>, target: Target, speech: &Speech) -> Endpo
         backup: flag("backup"),
         down: flag("down"),
         in_flight_max: whole("max_conns").filter(|most| *most > 0),
+        connections_max: whole("max_connections").filter(|most| *most > 0),
         max_fails: whole("max_fails").unwrap_or(1),
         fail_timeout: section
             .and_then(|section| section.time("fail_timeout"))

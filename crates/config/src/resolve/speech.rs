@@ -63,6 +63,17 @@ pub(super) fn refuse(
     check: Option<&HealthCheck>,
     findings: &mut Findings,
 ) {
+    if let (true, Some(span)) = (
+        speech.http2
+            && endpoints
+                .iter()
+                .any(|endpoint| endpoint.connections_max.is_some()),
+        cluster.key_span("protocol"),
+    ) {
+        let message = "`max_connections` is for HTTP/1.1: requests of `protocol = \"h2\"` share \
+                       one connection of each shard";
+        findings.add(span, message);
+    }
     let over_unix = |endpoint: &Endpoint| matches!(endpoint.target, Target::Unix(_));
     if let (Some(_), Some(span), true) = (
         &speech.tls,
