@@ -358,15 +358,7 @@ impl Cluster {
 
     /// Whether another endpoint than `from`, one that the request has not tried, is all right.
     pub(crate) fn has_other(&self, from: EndpointId, picking: &Picking, now_ns: u64) -> bool {
-        self.lock().members.iter().any(|member| {
-            member.id() != from.0
-                && !picking.has_tried(member.id())
-                && !member.is_draining()
-                && !member.is_down()
-                && !member.is_unhealthy()
-                && !member.is_ejected()
-                && !member.is_failing(now_ns)
-        })
+        self.lock().members.has_other(from.0, picking, now_ns)
     }
 
     /// Has the shards close idle connections to an endpoint: one each, if they have one.
