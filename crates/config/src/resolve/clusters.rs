@@ -234,20 +234,6 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
             findings.add(span, format!("`{key}` goes with `type = \"{kinds}\"`"));
         }
     }
-    let headers = section.named("header").iter();
-    let expected = health::Expected {
-        statuses: section
-            .texts("status")
-            .filter_map(|(text, _)| values::statuses(text).ok())
-            .collect(),
-        headers: headers
-            .filter_map(|(name, _, node)| {
-                let value = Some(node.as_text()?.to_owned()).filter(|text| !text.is_empty());
-                Some((name.to_ascii_lowercase(), value))
-            })
-            .collect(),
-        body: section.text("body").map(str::to_owned),
-    };
     HealthCheck {
         kind: match kind {
             "tcp" => CheckKind::Tcp,
@@ -258,7 +244,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
             _ => CheckKind::Http {
                 path: section.text("path").unwrap_or("/").to_owned(),
                 host: section.text("host").map(str::to_owned),
-                expected,
+                expected: expected(section),
             },
         },
         settings: health::Settings {
@@ -276,6 +262,24 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
             .and_then(|port| u16::try_from(port).ok()),
         resend: section.flag("resend"),
         clear_text: section.has("tls") && !section.flag("tls"),
+    }
+}
+
+/// What passes.
+fn expected(check: &Section) -> health::Expected {
+    let headers = check.named("header").iter();
+    health::Expected {
+        statuses: check
+            .texts("status")
+            .filter_map(|(text, _)| values::statuses(text).ok())
+            .collect(),
+        headers: headers
+            .filter_map(|(name, _, node)| {
+                let value = Some(node.as_text()?.to_owned()).filter(|text| !text.is_empty());
+                Some((name.to_ascii_lowercase(), value))
+            })
+            .collect(),
+        body: check.text("body").map(str::to_owned),
     }
 }
 
