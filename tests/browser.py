@@ -31,8 +31,8 @@ FLAGS = [
 class Browser:
     """One browser with one page, in a profile of its own; it ends with the `with` block."""
 
-    def __init__(self, program: str, profile: Path) -> None:
-        command = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+    def __init__(self, program: str, profile: Path, *flags: str) -> None:
+        command = [program, *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

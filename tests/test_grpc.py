@@ -213,6 +213,35 @@ def test_health_checks(serve: Serve, shop: Shops) -> None:
     eventually(lambda: healthy() == 0, "none is left")
 
 
+@pytest.mark.parametrize(("name", "believed"), [("localhost", True), ("other.test", False)])
+def test_health_checks_over_tls(
+    serve: Serve, shop: Shops, tmp_path: Path, name: str, believed: bool
+) -> None:
+    """The server's certificate must be good for checks as well."""
+    authority = Authority(tmp_path)
+    server = shop(authority.certificate, authority.key)
+    served = before(
+        serve,
+        server,
+        more=f'tls = {{ ca = "{authority.pem}", server_name = "{name}" }}\n'
+        '[cluster.shop.health_check]\ntype = "grpc"\nservice = "shop.Shop"\n'
+        'interval = "100ms"\nhold = true\n',
+    )
+
+    def healthy() -> bool:
+        shown = served.ask_api("/api/v1/clusters")[0]["endpoints"]
+        return not shown[0]["unhealthy"]
+
+    if not believed:
+        eventually(lambda: "TLS failed: " in served.words(), "it is said")
+        assert not healthy()
+        return
+    eventually(healthy, "it passes")
+    server.process.send_signal(signal.SIGUSR1)
+    eventually(lambda: "NOT_SERVING" in served.words(), "it is heard")
+    eventually(lambda: not healthy(), "it gets nothing")
+
+
 def test_over_tls_on_both_sides(serve: Serve, shop: Shops, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     server = shop(authority.certificate, authority.key)

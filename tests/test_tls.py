@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from browser import Browser
 from running import OWN, PROGRAM, Evener, Start, eventually
 from websockets.sync.client import connect
 
@@ -223,3 +224,31 @@ def test_clients_that_stop_reading_are_cut_off_wherever_their_bytes_are_stuck(
     assert all(worker["failures"] == 0 for worker in evener.workers()), "no worker is to blame"
     for tls in stuck:
         tls.close()
+
+
+PROTOCOLS = """
+[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+    .map(one => one.nextHopProtocol)
+"""
+
+
+def test_a_browser_speaks_http2(
+    start: Start, authority: Authority, chromium: str, tmp_path: Path
+) -> None:
+    """The page and all that it asks for come over HTTP/2: fetches, events, a POST; and a WebSocket
+    works beside them.
+    """
+    evener = secure(start, *authority.flags())
+    ignore = "--ignore-certificate-errors"
+    with Browser(chromium, tmp_path / "profile", ignore) as browser:
+        browser.open(f"https://localhost:{evener.port}/")
+        browser.wait_for("Ash evener")
+        browser.wait_for("tick 2 from worker")
+        browser.wait_for("in lobby, held by worker")
+        browser.run("say.text.value = 'over TLS'; say.requestSubmit(); 1")
+        browser.wait_for("over TLS")
+        browser.run("document.getElementById('order').requestSubmit(); 1")
+        browser.wait_for("taken by worker")
+        used = browser.run(PROTOCOLS)
+    assert len(used) > 2, "the page, and what it asked for"
+    assert set(used) == {"h2"}, used

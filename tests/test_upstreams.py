@@ -2,16 +2,28 @@
 PROXY protocol in both directions and both versions."""
 
 import contextlib
+import datetime
 import hashlib
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from running import Origins, Serve, Served, eventually, free_port
 from test_tls import Authority
 from wire2 import Streams
@@ -216,6 +228,68 @@ def test_endpoints_are_told_whose_connection_it_is(
         assert one.connections == opened + number + 1, "each is one client's"
 
 
+def is_healthy(served: Served) -> bool:
+    """What checks of the one endpoint have found."""
+    return not served.ask_api("/api/v1/clusters")[0]["endpoints"][0]["unhealthy"]
+
+
+CHECK = 'path = "/x", interval = "100ms", timeout = "2s", hold = true'
+
+
+def test_checks_speak_tls(serve: Serve, endpoint: Endpoints, authority: Authority) -> None:
+    """By the same rules as requests: whose certificate is not believed is not healthy."""
+    one = endpoint(server_context(authority, asks=True))
+    ours = authority.folder / "us.pem"
+    issued = authority.ca.issue_cert("us.test")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(ours))
+    tls = f'ca = "{authority.pem}", cert = "{ours}"'
+    more = f'tls = {{ {tls}, server_name = "localhost" }}\n'
+    check = f'health_check = {{ {CHECK}, body = "us.test", header = {{ Content-Length = "" }} }}'
+    served = before(serve, f"127.0.0.1:{one.port}", more + check)
+    eventually(lambda: is_healthy(served), "it passes, and has seen our certificate")
+    assert served.get("/x").status == 200
+    more = f'tls = {{ {tls}, server_name = "other.test" }}\n'
+    other = before(serve, f"127.0.0.1:{one.port}", f"{more}health_check = {{ {CHECK} }}")
+    eventually(lambda: "is unhealthy: TLS failed: " in other.words(), "it is said")
+    assert not is_healthy(other)
+    # An authority that is changed counts from the next check on, without a reload of anything else.
+    stranger = authority.folder / "stranger"
+    stranger.mkdir()
+    good = authority.pem.read_bytes()
+    authority.pem.write_bytes(Authority(stranger).pem.read_bytes())
+    served.tell("reload")
+    eventually(lambda: not is_healthy(served), "nobody believes it any more")
+    authority.pem.write_bytes(good)
+    served.tell("reload")
+    eventually(lambda: is_healthy(served), "it is back")
+
+
+def test_checks_in_clear_text_beside_tls(
+    serve: Serve, endpoint: Endpoints, authority: Authority
+) -> None:
+    """Where another port is asked that does not speak it."""
+    one, plain = endpoint(server_context(authority)), endpoint()
+    more = f'tls = {{ ca = "{authority.pem}", server_name = "localhost" }}\n'
+    ports = f"port = {plain.port}, tls = false"
+    served = before(serve, f"127.0.0.1:{one.port}", f"{more}health_check = {{ {CHECK}, {ports} }}")
+    eventually(lambda: is_healthy(served), "the other port answers")
+    ports = f"port = {plain.port}"
+    served = before(serve, f"127.0.0.1:{one.port}", f"{more}health_check = {{ {CHECK}, {ports} }}")
+    eventually(lambda: "is unhealthy: " in served.words(), "it does not speak TLS")
+    assert not is_healthy(served)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_checks_begin_as_connections_do(serve: Serve, endpoint: Endpoints, version: str) -> None:
+    """With a header of the PROXY protocol, which speaks for nobody."""
+    one = endpoint(proxied=True)
+    said = "PROXY UNKNOWN" if version == "v1" else "QUIT"
+    more = f'proxy_protocol = "{version}"\nhealth_check = {{ {CHECK}, body = "{said}" }}'
+    served = before(serve, f"127.0.0.1:{one.port}", more)
+    eventually(lambda: is_healthy(served), "it passes")
+    assert served.get("/x").status == 200
+
+
 V1 = b"PROXY TCP4 9.8.7.6 1.2.3.4 4321 80\r\n"
 V2 = SIGNATURE + b"\x21\x11\x00\x0f" + bytes([9, 8, 7, 6, 1, 2, 3, 4]) + b"\x10\xe1\x00\x50\x04\0\0"
 REQUEST = b"GET /head HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -250,6 +324,38 @@ def test_relays_say_whose_connection_it_is(
         with context.wrap_socket(plain, server_hostname="localhost") as tls_socket:
             tls_socket.sendall(REQUEST)
             assert b"X-Forwarded-For: 9.8.7.6\r\n" in tls_socket.recv(65536)
+
+
+@pytest.mark.parametrize("header", [V1, V2])
+def test_relays_over_unix_sockets(
+    serve: Serve, origin: Origins, tmp_path: Path, header: bytes
+) -> None:
+    """All clients of the socket are relays, or none is."""
+    path = tmp_path / "front.sock"
+    one = origin("one")
+    served = serve(
+        f'[[listener]]\naddress = "unix:{path}"\nproxy_protocol = "unix"\n'
+        '[[listener]]\naddress = "127.0.0.1:PORT"\n[[route]]\ncluster = "a"\n'
+        f'[cluster.a]\nendpoints = ["{one.address}"]\n',
+    )
+    for pieces in ([header + REQUEST], [bytes([byte]) for byte in header + REQUEST]):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            for piece in pieces:
+                client.sendall(piece)
+            assert b"X-Forwarded-For: 9.8.7.6\r\n" in client.recv(65536)
+            client.sendall(REQUEST)
+            assert b"X-Forwarded-For: 9.8.7.6\r\n" in client.recv(65536), "for all of it"
+    for bad in (REQUEST, b"PROXY nonsense\r\n" + REQUEST, b"PROXY " + b"x" * 2000):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(bad)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(65536) == b""
+    with served.wire() as wire:
+        assert b"9.8.7.6" not in wire.get("/head").body, "the other listener has no relays"
 
 
 def test_relays_may_speak_for_themselves(serve: Serve, origin: Origins) -> None:
@@ -349,6 +455,80 @@ def test_certificates_of_clients_are_told_to_applications(
         lines = [line for line in seen.split("\r\n") if "client-cert" in line.lower()]
         assert len(lines) == 1, protocol
         value = lines[0].partition(": ")[2]
-        assert value.startswith(f"Hash={digest.hexdigest()};DNS=client.test;Cert=")
+        subject = openssl_subject(cert)
+        begin = f'Hash={digest.hexdigest()};Subject="{subject}";DNS=client.test;Cert='
+        assert value.startswith(begin), value
         pem = urllib.parse.unquote(value.partition('Cert="')[2].rstrip('"'))
         assert hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).digest() == digest.digest()
+
+
+def openssl_subject(certificate: Path) -> str:
+    """The subject as OpenSSL has it in the form of RFC 2253."""
+    command = ["openssl", "x509", "-in", str(certificate), "-noout", "-subject"]
+    command += ["-nameopt", "RFC2253"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip().removeprefix("subject=")
+
+
+SUBJECT = [
+    (NameOID.COUNTRY_NAME, "DE"),
+    (NameOID.STATE_OR_PROVINCE_NAME, " Bavaria # 1 "),
+    (NameOID.ORGANIZATION_NAME, 'Shop, Inc. + "Sons" <x>; \\'),
+    (NameOID.ORGANIZATIONAL_UNIT_NAME, "Tür und Tor"),
+    (NameOID.ORGANIZATIONAL_UNIT_NAME, "two\r\nX-Forged: lines"),
+    (NameOID.DOMAIN_COMPONENT, "test"),
+    (NameOID.USER_ID, "u=1"),
+    (x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), "nobody knows"),
+    (NameOID.COMMON_NAME, "#till 3"),
+    (NameOID.EMAIL_ADDRESS, "till@shop.test"),
+]
+URIS = ["spiffe://shop.test/ns/till;a,b=c", "https://shop.test/%22"]
+
+
+def test_all_that_a_certificate_says(serve: Serve, origin: Origins, authority: Authority) -> None:
+    """Subject as OpenSSL writes it, URIs and names; nothing gets out of its quotes."""
+    pem = authority.folder / "client.pem"
+    pem.write_bytes(eloquent(authority))
+    tls = f'cert = "{authority.certificate}", key = "{authority.key}"'
+    served = before(
+        serve, origin("one").address, "", f'tls = {{ {tls}, client_ca = "{authority.pem}" }}'
+    )
+    context = authority.context()
+    context.load_cert_chain(pem)
+    context.set_alpn_protocols(["h2"])
+    with Streams(served.port, context) as client:
+        seen = client.get("/head").body.decode()
+    lines = [line for line in seen.split("\r\n") if "client-cert" in line.lower()]
+    assert len(lines) == 1
+    said = lines[0].partition(";")[2].partition(";Cert=")[0]
+    expected = f'Subject="{openssl_subject(pem)}"'
+    expected += "".join(f';URI="{uri}"' for uri in URIS)
+    expected += ";DNS=till.shop.test;DNS=*.shop.test"
+    assert said == expected
+    assert "\\C3\\BC" in said, "not ASCII, and therefore escaped"
+    assert "\\0D\\0AX-Forged" in said
+
+
+def eloquent(authority: Authority) -> bytes:
+    """A key and a certificate of a client that says a lot, signed by the authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    signer = load_pem_private_key(authority.ca.private_key_pem.bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate(authority.pem.read_bytes())
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri) for uri in URIS]
+    names += [x509.DNSName("till.shop.test"), x509.DNSName("*.shop.test")]
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(kind, text) for kind, text in SUBJECT]))
+        .issuer_name(issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + certificate.public_bytes(Encoding.PEM)

@@ -10,6 +10,7 @@ from sidebyside.templates import fill, folder
 
 # Buffers so that a large response is read in pieces of 64 kB; for small ones nginx's own are best.
 NGINX_LARGE = "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;"
+ENVOY = ("--concurrency", "1", "--log-level", "error", "--disable-hot-restart")
 
 
 class MissingError(Exception):
@@ -62,14 +63,18 @@ def envoy(endpoints: list[str], large: bool) -> Deployment:
     """Envoy, one worker thread."""
     del large
     port, place = free_port(), folder("envoy")
-    servers = []
+    config = fill("envoy.yaml", place, port=port, servers=envoy_servers(endpoints))
+    return _one("envoy", [need("envoy"), "-c", str(config), *ENVOY], port)
+
+
+def envoy_servers(endpoints: list[str]) -> str:
+    """The endpoints as lines of Envoy's file."""
+    lines = []
     for endpoint in endpoints:
         host, _, number = endpoint.rpartition(":")
         at = f"{{ socket_address: {{ address: {host}, port_value: {number} }} }}"
-        servers.append(f"            - endpoint: {{ address: {at} }}")
-    config = fill("envoy.yaml", place, port=port, servers="\n".join(servers))
-    flags = ["--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
-    return _one("envoy", [need("envoy"), "-c", str(config), *flags], port)
+        lines.append(f"            - endpoint: {{ address: {at} }}")
+    return "\n".join(lines)
 
 
 def caddy(endpoints: list[str], large: bool) -> Deployment:

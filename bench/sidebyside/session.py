@@ -66,7 +66,13 @@ class Session:
         sample = Sample(case, variant, peer, turn, values, measured.failures, self.sitting)
         self.results.note(sample)
         self.results.write(self.output)
-        shown = ("CPU µs per request", "requests a second", "p99 ms", "bytes per idle connection")
+        shown = (
+            "CPU µs per request",
+            "requests a second",
+            "p99 ms",
+            "bytes per idle connection",
+            "out after ms",
+        )
         said = ", ".join(
             f"{measured.values[name]:,.1f} {name}" for name in shown if name in measured.values
         )

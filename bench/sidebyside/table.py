@@ -23,6 +23,9 @@ METRICS = {
     "failed requests": "failed",
     "reconnects": "reconnects",
     "worst latency ms": "worst ms",
+    "noticed for ms": "noticed ms",
+    "out after ms": "out after ms",
+    "tries after": "tries later",
     "errors": "errors",
 }
 """What is shown, in order, and its short name."""

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sidebyside.faults.happenings import HAPPENINGS
 from sidebyside.numbers import Spread
 from sidebyside.samples import Results
 
 EACH_NGINX = "nginx → uvicorn each"
+SPOKEN = (
+    "HTTP/2, 1 stream",
+    "HTTP/2, 10 streams",
+    "HTTP/2 over TLS 1.3, 1 stream",
+    "HTTP/2 over TLS 1.3, 10 streams",
+    "HTTP/1.1 over TLS 1.3",
+)
 RELIEVED = "evener 2..4"
 FORKED = "evener --preload"
 ONE_MORE = "FastAPI, one worker more"
@@ -80,6 +88,8 @@ TARGETS = (
     Target(6, "d", "block, 60 a second", "p99 ms", 10, who=RELIEVED),
     Target(6, "h", ONE_MORE, "ms until it is ready", 60, who=FORKED),
     Target(6, "h", ONE_MORE, "PSS MB it adds", 0.5, "evener", who=FORKED),
+    *(_cpu(5, "i", f"{way}, {size} kB", "nginx", 1.0) for way in SPOKEN for size in (1, 100)),
+    *(Target(5, "j", name, "failed requests", 0) for name in HAPPENINGS),
     Target(4, "e", "reload", "failed requests", 0),
     Target(4, "e", "kill -9 of a worker, twice", "failed requests", 0),
     Target(4, "e", "recycle after 3000 requests", "failed requests", 0),

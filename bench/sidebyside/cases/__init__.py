@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sidebyside.cases import events, forks, guards, protocols, proxy, servers, stacks, start, tails
+from sidebyside.cases import (
+    events,
+    faults,
+    forks,
+    guards,
+    protocols,
+    proxy,
+    servers,
+    stacks,
+    start,
+    tails,
+)
 from sidebyside.session import Session
 
 
@@ -27,4 +38,5 @@ CASES = {
     "g": Case("start and rest", start.measure),
     "h": Case("one more worker: time until it is ready, memory it adds", forks.measure),
     "i": Case("what clients speak: HTTP/2 and TLS 1.3", protocols.measure),
+    "j": Case("endpoints that go wrong under load", faults.measure),
 }

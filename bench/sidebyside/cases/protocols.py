@@ -17,7 +17,7 @@ from sidebyside import usage
 from sidebyside.cases.proxy import origin
 from sidebyside.measure import Measured
 from sidebyside.places import LOAD_CPU, free_port
-from sidebyside.proxies import MissingError, need
+from sidebyside.proxies import ENVOY, MissingError, envoy_servers, need
 from sidebyside.running import Command, Deployment
 from sidebyside.serving import evener_program
 from sidebyside.session import Session
@@ -26,6 +26,7 @@ from sidebyside.templates import fill, folder
 CONNECTIONS = 32
 REQUESTS = {1_000: 20_000, 100_000: 3_000}
 WARM_REQUESTS = 500
+PEERS = ("evener", "nginx", "haproxy", "envoy")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def measure(session: Session) -> None:
     upstream = Deployment(endpoints[0], [command])
     upstream.start()
     try:
-        ports = {name: Ports(free_port(), free_port()) for name in ("evener", "nginx", "haproxy")}
+        ports = {name: Ports(free_port(), free_port()) for name in PEERS}
         makers: dict[str, Callable[[], Deployment]] = {
             name: partial(_deployment, name, ports[name], endpoints, certificate)
             for name in session.wanted(ports)
@@ -106,6 +107,7 @@ def _deployment(name: str, ports: Ports, endpoints: list[str], certificate: Path
             "haproxy-protocols.cfg",
             "\n    ".join(f"server s{index} {one}" for index, one in enumerate(endpoints)),
         ),
+        "envoy": ("envoy-protocols.yaml", envoy_servers(endpoints)),
     }[name]
     config = fill(
         template,
@@ -120,6 +122,7 @@ def _deployment(name: str, ports: Ports, endpoints: list[str], certificate: Path
         "evener": ["serve", "-c", str(config)],
         "nginx": ["-c", str(config), "-p", str(place)],
         "haproxy": ["-db", "-f", str(config)],
+        "envoy": ["-c", str(config), *ENVOY],
     }[name]
     address = f"127.0.0.1:{ports.secure}"
     program = evener_program("evener") if name == "evener" else need(name)

@@ -29,6 +29,7 @@ impl Balancer for ClusterBalancer {
             name: worker.name.clone(),
             address: EndpointAddress::Unix(worker.socket.clone()),
             in_flight_max: self.in_flight_max,
+            connections_max: None,
             share: Share::default(),
             page: worker.page.clone(),
             terms: evener_edge::UpstreamTerms::default(),

@@ -227,6 +227,7 @@ impl Site {
                         EndpointAddress::Unix(path) => Place::Unix(path.clone()),
                     },
                     check: Arc::clone(check),
+                    speech: state.speeches.of_checks(&member.endpoint, &seat.address),
                 }));
             }
         }
@@ -241,9 +242,12 @@ impl Site {
             group.health.is_some() && seats.any(|seat| seat.id.0 == checked.id)
         };
         if let Some(group) = state.groups.iter().find(is_meant) {
-            group
-                .cluster
-                .set_healthy(EndpointId(checked.id), checked.usable);
+            let id = EndpointId(checked.id);
+            group.cluster.set_healthy(id, checked.usable);
+            let resends = group.health.as_ref().is_some_and(|check| check.resend);
+            if !checked.usable && resends {
+                group.cluster.pass_on(id);
+            }
         }
     }
 
@@ -468,7 +472,12 @@ impl State {
             id,
             name,
             address: address.clone(),
-            in_flight_max: endpoint.in_flight_max.unwrap_or(0),
+            // Who has no connection has nothing to wait for but a place in the queue.
+            in_flight_max: match (endpoint.in_flight_max, endpoint.connections_max) {
+                (Some(one), Some(other)) => one.min(other),
+                (one, other) => one.or(other).unwrap_or(0),
+            },
+            connections_max: endpoint.connections_max,
             share: Share {
                 weight: endpoint.weight.saturating_mul(weight),
                 priority: endpoint.priority.saturating_add(rank),
@@ -536,6 +545,7 @@ fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, Strin
         backup: settings.backup,
         down: settings.down,
         in_flight_max: Some(settings.max_conns).filter(|most| *most > 0),
+        connections_max: None,
         max_fails: 1,
         fail_timeout: Duration::from_secs(10),
         route: String::new(),

@@ -74,6 +74,16 @@ impl Speeches {
             tls,
         }
     }
+
+    /// How checks speak to one address of an endpoint.
+    pub(crate) fn of_checks(
+        &self,
+        endpoint: &Endpoint,
+        address: &EndpointAddress,
+    ) -> evener_health::Speech {
+        let UpstreamTerms { tls, proxy, .. } = self.of(endpoint, address);
+        evener_health::Speech { tls, proxy }
+    }
 }
 
 fn terms(tls: &ClusterTls, http2: bool) -> ClientTlsTerms {

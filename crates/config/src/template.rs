@@ -33,6 +33,8 @@ pub enum Variable {
     Argument(String),
     /// `$remote_addr`: the client's address, as trusted clients tell it.
     RemoteAddress,
+    /// `$realip_remote_addr`: the address of the connection's other end, whoever it speaks for.
+    PeerAddress,
     /// `$remote_port`: the port of the connection's other end.
     RemotePort,
     /// `$proxy_add_x_forwarded_for`: the chain of addresses, as it is sent on.
@@ -57,9 +59,10 @@ pub enum Variable {
     Group(usize),
 }
 
-const PLAIN: [(&str, Variable); 13] = [
+const PLAIN: [(&str, Variable); 14] = [
     ("host", Variable::Host),
     ("remote_addr", Variable::RemoteAddress),
+    ("realip_remote_addr", Variable::PeerAddress),
     ("remote_port", Variable::RemotePort),
     ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
     ("scheme", Variable::Scheme),

@@ -493,7 +493,14 @@ fn how_endpoints_are_spoken_to() {
         ("tls = { key = \"k\" }", "`key` goes with `cert`"),
         ("tls = { verify = false, ca = \"c\" }", "`ca` has no effect"),
         ("protocol = \"h2\"\nhealth_check = {}", "check them with"),
-        ("tls = {}\nhealth_check = {}", "checks do not speak TLS"),
+        (
+            "health_check = { tls = false }",
+            "`tls` of a check goes with `tls` of the cluster",
+        ),
+        (
+            "tls = {}\nhealth_check = { type = \"tcp\", tls = false }",
+            "`tls` goes with `type = \"http or grpc\"`",
+        ),
         ("protocol = \"h3\"", "`h3` is none of its values"),
     ] {
         let errors = said(&format!("{base}{plain}{text}\n"));

@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 None => EndpointAddress::Tcp(address.parse()?),
             },
             in_flight_max: 10_000,
+            connections_max: None,
             share: Share::default(),
             page: None,
             terms: evener_edge::UpstreamTerms::default(),

@@ -260,6 +260,12 @@ impl Cluster {
         self.serve_waiters(&mut state, now_ns);
     }
 
+    /// Has requests that wait for this endpoint's answer go to another one, where they may.
+    pub fn pass_on(&self, id: EndpointId) {
+        self.lock()
+            .tell_shards(|| ShardMessage::EndpointUnhealthy(id));
+    }
+
     /// Switches an endpoint off or on.
     pub fn set_down(&self, id: EndpointId, down: bool) {
         let mut state = self.lock();
@@ -391,6 +397,16 @@ impl Cluster {
             }
             Pick::Full | Pick::Nobody => None,
         }
+    }
+
+    /// Whether another endpoint than `from`, one that the request has not tried, is all right.
+    pub(crate) fn has_other(&self, from: EndpointId, picking: &Picking, now_ns: u64) -> bool {
+        self.lock().members.has_other(from.0, picking, now_ns)
+    }
+
+    /// Has the shards close idle connections to an endpoint: one each, if they have one.
+    pub(crate) fn make_room(&self, id: EndpointId) {
+        self.lock().tell_shards(|| ShardMessage::CloseIdle(id));
     }
 
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use evener_net::{Peer, Ring, Socket, push_proxy_header};
 
 use crate::core::{Core, Offer, Owner};
-use crate::endpoint::{Endpoint, EndpointAddress};
+use crate::endpoint::{ConnectionSlot, Endpoint, EndpointAddress};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::http2::{self, upstream};
 use crate::pool::Upstream;
@@ -52,12 +52,20 @@ pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
         exchange.upstream = Some(upstream);
         return established(session, core);
     }
+    exchange.connect_again_ms = 0;
+    let Some(slot) = room(core, &endpoint) else {
+        // Connections that other shards keep idle; there are some, because requests in flight have
+        // the same bound.
+        exchange.cluster().make_room(endpoint.id);
+        exchange.connect_again_ms = core.now_ms() + CONNECT_AGAIN_MS;
+        return Flow::Wait;
+    };
     let token = core.tokens.assign(Owner::Upstream(session.key.index));
     let before = say_whose(exchange, &endpoint, session.peer);
     match endpoint.connect(&core.registry, token, &before) {
         Ok(socket) => {
             core.telemetry.upstream_opened();
-            exchange.upstream = Some(open(socket, endpoint));
+            exchange.upstream = Some(open(socket, endpoint, slot));
             poll_connected(session, core)
         }
         Err(error) => {
@@ -88,7 +96,7 @@ fn join_shared(session: &mut Session, core: &mut Core, endpoint: &Arc<Endpoint>)
                 table: http2::SESSIONS,
             });
             let token = core.tokens.assign(Owner::Upstream(session.key.index));
-            exchange.upstream = Some(open(Socket::piped(end, token), endpoint.clone()));
+            exchange.upstream = Some(open(Socket::piped(end, token), endpoint.clone(), None));
             poll_connected(session, core)
         }
         Err(error) => {
@@ -127,7 +135,18 @@ fn say_whose(exchange: &mut Exchange, endpoint: &Endpoint, peer: Peer) -> Vec<u8
     Vec::new()
 }
 
-fn open(socket: Socket, endpoint: Arc<Endpoint>) -> Upstream {
+/// The right to one more connection, at the cost of an idle one of ours if it must be; `None` if
+/// the endpoint has all that it may have.
+fn room(core: &mut Core, endpoint: &Endpoint) -> Option<Option<ConnectionSlot>> {
+    if let Ok(slot) = endpoint.take_connection() {
+        return Some(slot);
+    }
+    let idle = core.pools.take(endpoint.id, 0)?;
+    core.close_upstream(idle);
+    endpoint.take_connection().ok()
+}
+
+fn open(socket: Socket, endpoint: Arc<Endpoint>, slot: Option<ConnectionSlot>) -> Upstream {
     let claims = endpoint.claims.as_ref().and_then(|slots| slots.take());
     Upstream {
         socket,
@@ -135,6 +154,7 @@ fn open(socket: Socket, endpoint: Arc<Endpoint>) -> Upstream {
         claims,
         idle_since_ms: 0,
         reused: false,
+        _slot: slot,
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use evener_net::{ClientTls, ProxyVersion, ServerName, Socket};
@@ -54,6 +54,8 @@ pub struct EndpointSpec {
     pub address: EndpointAddress,
     /// The most requests it may have in flight; 0 is no bound.
     pub in_flight_max: u32,
+    /// The most connections it may have, idle ones included.
+    pub connections_max: Option<u32>,
     /// Its share of the requests.
     pub share: Share,
     /// Its vitals page, if it is one of Evener's own workers.
@@ -120,6 +122,8 @@ pub(crate) struct Endpoint {
     pub(crate) process: u32,
     pub(crate) claims: Option<ClaimSlots>,
     pub(crate) terms: UpstreamTerms,
+    /// Counted only where there is a bound.
+    connections: Option<Arc<Connections>>,
     /// Takes no new requests; its idle connections are closed.
     retired: AtomicBool,
     suspect_until_ns: AtomicU64,
@@ -159,6 +163,7 @@ impl EndpointSpec {
             claims: self.page.clone().map(ClaimSlots::new),
             page: self.page,
             terms: self.terms,
+            connections: self.connections_max.map(Connections::new),
             process: self.process,
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
@@ -170,6 +175,36 @@ impl EndpointSpec {
         join(Arc::new(endpoint), &terms);
     }
 }
+
+/// The connections that all shards have to an endpoint.
+#[derive(Debug)]
+struct Connections {
+    most: u32,
+    open: AtomicU32,
+}
+
+impl Connections {
+    fn new(most: u32) -> Arc<Connections> {
+        Arc::new(Connections {
+            most,
+            open: AtomicU32::new(0),
+        })
+    }
+}
+
+/// The right to one connection, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct ConnectionSlot(Arc<Connections>);
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// An endpoint has all the connections that it may have.
+#[derive(Debug)]
+pub(crate) struct AllTaken;
 
 /// A text that stands for an address and tells nobody what it is at a glance (FNV-1a).
 fn route_of(server: &str) -> String {
@@ -196,6 +231,18 @@ impl Endpoint {
                 let name = name.clone();
                 Socket::connect_tls(*address, tls.config(), name, before, registry, token)
             }
+        }
+    }
+
+    /// The right to one more connection; `None` where nobody counts them.
+    pub(crate) fn take_connection(&self) -> Result<Option<ConnectionSlot>, AllTaken> {
+        let Some(connections) = &self.connections else {
+            return Ok(None);
+        };
+        let more = |open| (open < connections.most).then_some(open + 1);
+        match connections.open.fetch_update(Relaxed, Relaxed, more) {
+            Ok(_) => Ok(Some(ConnectionSlot(connections.clone()))),
+            Err(_) => Err(AllTaken),
         }
     }
 
@@ -289,15 +336,16 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn endpoint(page: Arc<Page>) -> Arc<Endpoint> {
+    fn endpoint(page: Option<Arc<Page>>, connections_max: Option<u32>) -> Arc<Endpoint> {
         let mut admitted = None;
         let spec = EndpointSpec {
             id: EndpointId(1),
             name: "worker-1".to_owned(),
             address: EndpointAddress::Unix(PathBuf::from("/w1")),
             in_flight_max: 4,
+            connections_max,
             share: Share::default(),
-            page: Some(page),
+            page,
             terms: UpstreamTerms::default(),
             process: 1,
         };
@@ -309,7 +357,7 @@ mod tests {
     fn a_loop_that_has_turned_since_is_in_balance_however_long_ago_that_was() {
         let (page, _descriptor) = Page::create(4).unwrap();
         let page = Arc::new(page);
-        let endpoint = endpoint(page.clone());
+        let endpoint = endpoint(Some(page.clone()), None);
         assert!(!endpoint.is_stalled(1000 * MS), "it has had nothing to do");
         page.writer().tick(1000 * MS);
         assert!(!endpoint.note_waiting(1001 * MS, 1020 * MS), "not yet");
@@ -320,5 +368,18 @@ mod tests {
         page.writer().tick(9001 * MS);
         assert!(!endpoint.is_stalled(9500 * MS));
         assert!(!endpoint.is_stalled(9900 * MS));
+    }
+
+    #[test]
+    fn connections_are_bounded_and_come_back() {
+        let endpoint = endpoint(None, Some(2));
+        let first = endpoint.take_connection().unwrap();
+        let second = endpoint.take_connection().unwrap();
+        assert!(endpoint.take_connection().is_err());
+        drop(second);
+        assert!(endpoint.take_connection().is_ok_and(|slot| slot.is_some()));
+        drop(first);
+        let _both = (endpoint.take_connection(), endpoint.take_connection());
+        assert!(endpoint.take_connection().is_err());
     }
 }

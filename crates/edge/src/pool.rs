@@ -7,7 +7,7 @@ use mio::event::Event;
 use mio::{Registry, Token};
 
 use crate::claims::Claims;
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{ConnectionSlot, Endpoint, EndpointId};
 
 /// Idle connections kept for each endpoint and shard.
 const IDLE_MAX: usize = 512;
@@ -21,6 +21,8 @@ pub(crate) struct Upstream {
     pub(crate) idle_since_ms: u64,
     /// Whether a request was answered on it before.
     pub(crate) reused: bool,
+    /// Counted as long as the connection is there, where connections are counted.
+    pub(crate) _slot: Option<ConnectionSlot>,
 }
 
 /// The idle connections of a shard.

@@ -14,7 +14,7 @@ use crate::admit;
 use crate::answer;
 use crate::config::Resend;
 use crate::core::{Core, Offer};
-use crate::error::{Kind, ProxyError, Side};
+use crate::error::{Kind, ProxyError, Side, Stage};
 use crate::health_paths;
 use crate::record;
 use crate::session::{Exchange, Flow, Phase, Session};
@@ -52,17 +52,7 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
         }
     };
     if again {
-        core.telemetry.retried();
-        exchange.reset_attempt();
-        return match backoff_ms(exchange, core) {
-            0 => admit::admit(session, core),
-            wait_ms => {
-                exchange.try_again_ms = core.now_ms() + wait_ms;
-                session.phase = Phase::Backoff;
-                session.since_ms = core.now_ms();
-                Flow::Wait
-            }
-        };
+        return try_again(session, core);
     }
     if exchange.answering || session.has_output() {
         // Part of the answer is with the client: only an early end can tell it.
@@ -76,6 +66,47 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
         Side::Upstream => admit::give_up(session, core, error),
         _ => answer::refuse(session, core, &error),
     }
+}
+
+/// Sends the request again, at once or after a while.
+fn try_again(session: &mut Session, core: &mut Core) -> Flow {
+    let exchange = session.exchange.as_mut().expect("a request is sent again");
+    core.telemetry.retried();
+    exchange.reset_attempt();
+    match backoff_ms(exchange, core) {
+        0 => admit::admit(session, core),
+        wait_ms => {
+            exchange.try_again_ms = core.now_ms() + wait_ms;
+            session.phase = Phase::Backoff;
+            session.since_ms = core.now_ms();
+            Flow::Wait
+        }
+    }
+}
+
+/// The request's endpoint turns out not to answer anybody: the attempt is over as if it had taken
+/// too long, but only if another endpoint can serve; `None` if it goes on waiting.
+pub(crate) fn pass_on(session: &mut Session, core: &mut Core) -> Option<Flow> {
+    if !matches!(session.phase, Phase::Connecting | Phase::Exchange) {
+        return None;
+    }
+    let exchange = session.exchange.as_mut()?;
+    let Resend::NextUpstream(rules) = exchange.resend() else {
+        return None;
+    };
+    let attempt = attempt(exchange, core, &rules, Ended::Timeout);
+    let from = exchange.endpoint.as_ref()?.id;
+    let goes = matches!(rules.decide(&attempt).0, Next::Again { .. })
+        && exchange
+            .cluster()
+            .has_other(from, &exchange.picking, core.now_ns)
+        && exchange.cluster().may_retry(core.now_ns);
+    if !goes {
+        return None;
+    }
+    let error = ProxyError::upstream(Stage::Respond, Kind::TryTimeout);
+    give_up_attempt(exchange, core, error, Blame::Failed);
+    Some(try_again(session, core))
 }
 
 /// How long to wait before the next try: a random time up to a bound that doubles each time.

@@ -50,6 +50,10 @@ pub(crate) enum ShardMessage {
     Granted(Grant),
     /// An endpoint takes no more requests: its idle connections are of no use.
     EndpointDrained(EndpointId),
+    /// Checks say that an endpoint does not answer: what waits for it goes elsewhere, if it may.
+    EndpointUnhealthy(EndpointId),
+    /// An endpoint has all the connections that it may have, and one is needed elsewhere.
+    CloseIdle(EndpointId),
     /// An endpoint is gone: requests on it have failed.
     EndpointRemoved(EndpointId),
     /// Accept what comes here.

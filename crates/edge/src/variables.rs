@@ -67,6 +67,10 @@ impl Facts<'_> {
                 Some(ip) => head::push_ip(out, ip),
                 None => out.extend_from_slice(b"unix:"),
             },
+            Variable::PeerAddress => match self.peer {
+                Peer::Tcp(address) => head::push_ip(out, address.ip()),
+                Peer::Unix => out.extend_from_slice(b"unix:"),
+            },
             Variable::RemotePort => {
                 if let Peer::Tcp(address) = self.peer {
                     write::decimal(out, u64::from(address.port()));
@@ -256,6 +260,7 @@ mod tests {
         }
         assert_eq!(filled("$remote_addr", "127.0.0.1"), "10.0.0.1");
         assert_eq!(filled("$remote_addr", "10.0.0.0/8"), "8.8.8.8");
+        assert_eq!(filled("$realip_remote_addr", "10.0.0.0/8"), "10.0.0.1");
         assert_eq!(
             filled("$proxy_add_x_forwarded_for", "10.0.0.0/8"),
             "8.8.8.8, 10.0.0.1"

@@ -91,6 +91,7 @@ fn pair(name: &str) -> (Edge, SocketAddr, [Worker; 2]) {
             name: format!("worker {index}"),
             address: EndpointAddress::Unix(path),
             in_flight_max: 100,
+            connections_max: None,
             share: Share::default(),
             page: Some(page.clone()),
             terms: evener_edge::UpstreamTerms::default(),

@@ -246,6 +246,7 @@ fn every_framing_survives_every_fragmentation() {
             name: format!("origin {index}"),
             address: EndpointAddress::Tcp(origin(index + 1)),
             in_flight_max: 3,
+            connections_max: None,
             share: Share::default(),
             page: None,
             terms: evener_edge::UpstreamTerms::default(),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evener_config::HealthCheck;
+use evener_net::{ClientTls, ProxyVersion, ServerName};
 use evener_policy::health::{Checks, State};
 use evener_telemetry::Log;
 use tokio::sync::mpsc;
@@ -33,7 +34,34 @@ pub struct Wanted {
     pub place: Place,
     /// How it is checked.
     pub check: Arc<HealthCheck>,
+    /// How it is spoken to.
+    pub speech: Speech,
 }
+
+/// How checks speak to an endpoint: in clear text, unless something else is said.
+#[derive(Debug, Clone, Default)]
+pub struct Speech {
+    /// By TLS, and the name that its certificate must have.
+    pub tls: Option<(Arc<ClientTls>, ServerName<'static>)>,
+    /// Each connection begins with a header of the PROXY protocol. It speaks for nobody.
+    pub proxy: Option<ProxyVersion>,
+}
+
+impl PartialEq for Speech {
+    fn eq(&self, other: &Speech) -> bool {
+        let same_tls = match (&self.tls, &other.tls) {
+            (None, None) => true,
+            // What the files say may change; it is looked up for each check.
+            (Some((own, name)), Some((others, other_name))) => {
+                Arc::ptr_eq(own, others) && name == other_name
+            }
+            _ => false,
+        };
+        same_tls && self.proxy == other.proxy
+    }
+}
+
+impl Eq for Speech {}
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +154,7 @@ async fn watch(wanted: Wanted, results: mpsc::Sender<Checked>, log: Log) {
         if !checks.poll_check(started.elapsed()) {
             continue;
         }
-        let result = probe::probe(&wanted.place, &wanted.check).await;
+        let result = probe::probe(&wanted).await;
         let Some(state) = checks.handle_result(started.elapsed(), result.is_ok()) else {
             continue;
         };

@@ -1,42 +1,73 @@
 //! One check: a connection, or a request and its answer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use evener_config::{CheckKind, HealthCheck};
 use evener_http1::{BodyDecoder, Fields, Framing, HeadLimits, ResponseHead, parse_response};
+use evener_net::push_proxy_header;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
 
-use crate::{Place, grpc};
+use crate::{Place, Wanted, grpc};
 
 /// Bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes a check; an error says in a few words why it has not passed.
-pub(crate) async fn probe(place: &Place, check: &HealthCheck) -> Result<(), String> {
-    match tokio::time::timeout(check.timeout, ask(place, check)).await {
+pub(crate) async fn probe(wanted: &Wanted) -> Result<(), String> {
+    let timeout = wanted.check.timeout;
+    match tokio::time::timeout(timeout, ask(wanted)).await {
         Ok(result) => result,
-        Err(_) => Err(format!(
-            "no answer within {} s",
-            check.timeout.as_secs_f64()
-        )),
+        Err(_) => Err(format!("no answer within {} s", timeout.as_secs_f64())),
     }
 }
 
-async fn ask(place: &Place, check: &HealthCheck) -> Result<(), String> {
+async fn ask(wanted: &Wanted) -> Result<(), String> {
     let refused = |error: std::io::Error| format!("no connection: {error}");
-    match place {
+    let check = &wanted.check;
+    match &wanted.place {
         Place::Tcp(address) => {
             let port = check.port.unwrap_or(address.port());
             let address = SocketAddr::new(address.ip(), port);
             let stream = TcpStream::connect(address).await.map_err(refused)?;
-            talk(stream, check, &address.to_string()).await
+            secure(stream, wanted, &address.to_string()).await
         }
         Place::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(refused)?;
-            talk(stream, check, "localhost").await
+            secure(stream, wanted, "localhost").await
         }
     }
+}
+
+/// Says what has to be said before the check, speaks TLS if the endpoint does, and checks.
+async fn secure(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    wanted: &Wanted,
+    authority: &str,
+) -> Result<(), String> {
+    let check = &wanted.check;
+    if let Some(version) = wanted.speech.proxy {
+        let mut header = Vec::new();
+        push_proxy_header(&mut header, version, None, None);
+        let broken = |error: std::io::Error| format!("the connection broke: {error}");
+        stream.write_all(&header).await.map_err(broken)?;
+    }
+    let protocol = match check.kind {
+        CheckKind::Tcp => return Ok(()),
+        CheckKind::Http { .. } => b"http/1.1".to_vec(),
+        CheckKind::Grpc { .. } => b"h2".to_vec(),
+    };
+    let Some((tls, name)) = wanted.speech.tls.as_ref().filter(|_| !check.clear_text) else {
+        return talk(stream, check, authority).await;
+    };
+    let mut config = ClientConfig::clone(&tls.config());
+    config.alpn_protocols = vec![protocol];
+    let connected = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
+    let failed = |error: std::io::Error| format!("TLS failed: {error}");
+    talk(connected.await.map_err(failed)?, check, authority).await
 }
 
 async fn talk(

@@ -4,12 +4,14 @@
 use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 
+use crate::distinguished_name;
+
 /// Letters in a line of PEM (RFC 7468, 2).
 const LINE_LETTERS: usize = 64;
 
 /// The value of the field for a chain that a client has shown, its own certificate first; empty
-/// for one that has shown none. `Hash` is SHA-256 of the certificate, `DNS` each name in it, and
-/// `Cert` all of it, as PEM in URL encoding.
+/// for one that has shown none. `Hash` is SHA-256 of the certificate, `Subject` its subject (RFC
+/// 2253), `URI` and `DNS` each such name in it, and `Cert` all of it, as PEM in URL encoding.
 pub(crate) fn claims(chain: &[CertificateDer<'_>]) -> Vec<u8> {
     let Some(own) = chain.first() else {
         return Vec::new();
@@ -19,6 +21,15 @@ pub(crate) fn claims(chain: &[CertificateDer<'_>]) -> Vec<u8> {
         push_hexadecimal(&mut out, *byte, b"0123456789abcdef");
     }
     if let Ok(certificate) = webpki::EndEntityCert::try_from(own) {
+        if let Some(subject) = distinguished_name::text(certificate.subject()) {
+            // What is not printable, and quotes, are escaped in it.
+            out.extend_from_slice(format!(";Subject=\"{subject}\"").as_bytes());
+        }
+        for uri in certificate.valid_uri_names() {
+            if is_uri(uri) {
+                out.extend_from_slice(format!(";URI=\"{uri}\"").as_bytes());
+            }
+        }
         for name in certificate.valid_dns_names() {
             out.extend_from_slice(b";DNS=");
             out.extend_from_slice(name.as_bytes());
@@ -28,6 +39,12 @@ pub(crate) fn claims(chain: &[CertificateDer<'_>]) -> Vec<u8> {
     push_base64_lines(&mut out, own);
     out.extend_from_slice(b"-----END%20CERTIFICATE-----%0A\"");
     out
+}
+
+/// Whether it can stand in quotes in a field. A URI has no other characters (RFC 3986, 2).
+fn is_uri(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
 fn push_hexadecimal(out: &mut Vec<u8>, byte: u8, digits: &[u8; 16]) {

@@ -10,6 +10,7 @@ mod buffers;
 mod certificates;
 mod client_certificate;
 mod client_tls;
+mod distinguished_name;
 mod gather;
 mod listen;
 mod mailbox;

@@ -9,13 +9,13 @@
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, recv};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 
@@ -124,12 +124,14 @@ impl Socket {
     }
 
     /// Copies what the kernel has into `buffer` and leaves it there, encrypted or not: what comes
-    /// ahead of everything else. TCP only.
+    /// ahead of everything else.
     pub fn peek(&mut self, buffer: &mut [u8]) -> Transfer {
         let result = match &self.stream {
             Stream::Tcp(tcp) => tcp.peek(buffer),
             Stream::Tls(tls) => tls.tcp.peek(buffer),
-            Stream::Unix(unix) => peek_unix(unix, buffer),
+            Stream::Unix(unix) => recv(unix, &mut *buffer, RecvFlags::PEEK)
+                .map(|(count, _)| count)
+                .map_err(io::Error::from),
             Stream::Pipe(_) => Err(ErrorKind::Unsupported.into()),
         };
         match result {
@@ -498,12 +500,6 @@ impl Stream {
             Stream::Pipe(_) => None,
         }
     }
-}
-
-/// The standard library has this call for TCP only; to the kernel it is the same for all sockets.
-fn peek_unix(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let copy = stream.as_fd().try_clone_to_owned()?;
-    std::net::TcpStream::from(copy).peek(buffer)
 }
 
 #[cfg(test)]

@@ -429,6 +429,12 @@ static HEALTH_CHECK: Table = Table {
             "Another port to ask.",
         ),
         key(
+            "tls",
+            Flag,
+            Said("whether the cluster has `tls`"),
+            "`false` asks in clear text, as another port may want it; otherwise checks speak TLS as requests do.",
+        ),
+        key(
             "interval",
             Time,
             Value("\"5s\""),
@@ -475,6 +481,12 @@ static HEALTH_CHECK: Table = Table {
             Flag,
             Value("false"),
             "It gets no requests until its first check has passed.",
+        ),
+        key(
+            "resend",
+            Flag,
+            Value("true"),
+            "When it becomes unhealthy, requests that wait for its answer go to another endpoint that is healthy, if `next_upstream` has `timeout` and lets them.",
         ),
         key(
             "status",
@@ -549,6 +561,12 @@ static ENDPOINT: Table = Table {
             Text,
             Absent,
             "With the cluster's `sticky`: requests that carry this text come to this endpoint. Without it, a text is made of the endpoint's address.",
+        ),
+        key(
+            "max_connections",
+            Whole(0, 1_000_000),
+            Value("0"),
+            "The most connections it may have from here, idle ones included; requests beyond it wait in the queue. Checks do not count. 0 is no bound.",
         ),
         key(
             "max_conns",

@@ -34,7 +34,7 @@ pub(super) static LISTENER: Table = Table {
             "proxy_protocol",
             OneOrMore(&Formed(&PEERS)),
             Absent,
-            "Connections from these begin with a header of the PROXY protocol, version 1 or 2, which names the client. Others must not send one.",
+            "Connections from these begin with a header of the PROXY protocol, version 1 or 2, which names the client. Others must not send one. For a unix socket: `unix`.",
         ),
         key(
             "http2",
@@ -78,7 +78,7 @@ every reload; if one cannot be used, nothing changes. Paths are relative to the 
             "client_ca",
             Text,
             Absent,
-            "File of the authorities whose certificates clients must show. What a certificate says goes to the application as `X-Forwarded-Client-Cert`: `Hash`, `DNS` and `Cert`, as Envoy has them.",
+            "File of the authorities whose certificates clients must show. What a certificate says goes to the application as `X-Forwarded-Client-Cert`: `Hash`, `Subject`, `URI`, `DNS` and `Cert`, as Envoy has them.",
         ),
         key(
             "client_optional",

@@ -92,6 +92,10 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// Another port than that of the endpoint.
     pub port: Option<u16>,
+    /// Asked in clear text, though requests go by TLS.
+    pub clear_text: bool,
+    /// Requests that wait for an endpoint that becomes unhealthy go to another one, if they may.
+    pub resend: bool,
 }
 
 /// What a check asks.
@@ -134,6 +138,8 @@ pub struct Endpoint {
     pub down: bool,
     /// The most requests it may have in flight.
     pub in_flight_max: Option<u32>,
+    /// The most connections it may have, idle ones included.
+    pub connections_max: Option<u32>,
     /// Failures within `fail_timeout` after which it is left alone for as long; 0 is never.
     pub max_fails: u32,
     /// See `max_fails`.

@@ -228,25 +228,12 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         ("header", "http"),
         ("body", "http"),
         ("service", "grpc"),
+        ("tls", "http or grpc"),
     ] {
         if let (Some(span), false) = (section.key_span(key), kinds.contains(kind)) {
             findings.add(span, format!("`{key}` goes with `type = \"{kinds}\"`"));
         }
     }
-    let headers = section.named("header").iter();
-    let expected = health::Expected {
-        statuses: section
-            .texts("status")
-            .filter_map(|(text, _)| values::statuses(text).ok())
-            .collect(),
-        headers: headers
-            .filter_map(|(name, _, node)| {
-                let value = Some(node.as_text()?.to_owned()).filter(|text| !text.is_empty());
-                Some((name.to_ascii_lowercase(), value))
-            })
-            .collect(),
-        body: section.text("body").map(str::to_owned),
-    };
     HealthCheck {
         kind: match kind {
             "tcp" => CheckKind::Tcp,
@@ -257,7 +244,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
             _ => CheckKind::Http {
                 path: section.text("path").unwrap_or("/").to_owned(),
                 host: section.text("host").map(str::to_owned),
-                expected,
+                expected: expected(section),
             },
         },
         settings: health::Settings {
@@ -273,6 +260,26 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
         port: section
             .whole("port")
             .and_then(|port| u16::try_from(port).ok()),
+        resend: section.flag("resend"),
+        clear_text: section.has("tls") && !section.flag("tls"),
+    }
+}
+
+/// What passes.
+fn expected(check: &Section) -> health::Expected {
+    let headers = check.named("header").iter();
+    health::Expected {
+        statuses: check
+            .texts("status")
+            .filter_map(|(text, _)| values::statuses(text).ok())
+            .collect(),
+        headers: headers
+            .filter_map(|(name, _, node)| {
+                let value = Some(node.as_text()?.to_owned()).filter(|text| !text.is_empty());
+                Some((name.to_ascii_lowercase(), value))
+            })
+            .collect(),
+        body: check.text("body").map(str::to_owned),
     }
 }
 
@@ -330,6 +337,7 @@ fn endpoint(section: Option<&Section>, target: Target, speech: &Speech) -> Endpo
         backup: flag("backup"),
         down: flag("down"),
         in_flight_max: whole("max_conns").filter(|most| *most > 0),
+        connections_max: whole("max_connections").filter(|most| *most > 0),
         max_fails: whole("max_fails").unwrap_or(1),
         fail_timeout: section
             .and_then(|section| section.time("fail_timeout"))

@@ -111,17 +111,23 @@ fn https_redirect(section: &Section, findings: &mut Findings) -> Option<u16> {
     Some(port)
 }
 
+/// Who relays connections. Over a unix socket everybody has the same address: there either all do,
+/// or nobody does.
 fn proxied(
     section: &Section,
     address: &ListenAddress,
     findings: &mut Findings,
 ) -> Option<TrustedPeers> {
     let own = section.key_span("proxy_protocol")?;
-    if let ListenAddress::Unix(_) = address {
-        findings.add(own, "`proxy_protocol` is for TCP listeners");
-    }
     let peers = section.texts("proxy_protocol").map(|(text, _)| text);
-    TrustedPeers::of(peers).ok()
+    let peers = TrustedPeers::of(peers).ok()?;
+    if matches!(address, ListenAddress::Unix(_)) && !peers.believes(None) {
+        findings.add(
+            own,
+            "clients of a unix socket have no address: write `\"unix\"`",
+        );
+    }
+    Some(peers)
 }
 
 fn http2(section: &Section, findings: &mut Findings) -> Option<Http2Terms> {

@@ -63,6 +63,17 @@ pub(super) fn refuse(
     check: Option<&HealthCheck>,
     findings: &mut Findings,
 ) {
+    if let (true, Some(span)) = (
+        speech.http2
+            && endpoints
+                .iter()
+                .any(|endpoint| endpoint.connections_max.is_some()),
+        cluster.key_span("protocol"),
+    ) {
+        let message = "`max_connections` is for HTTP/1.1: requests of `protocol = \"h2\"` share \
+                       one connection of each shard";
+        findings.add(span, message);
+    }
     let over_unix = |endpoint: &Endpoint| matches!(endpoint.target, Target::Unix(_));
     if let (Some(_), Some(span), true) = (
         &speech.tls,
@@ -85,7 +96,6 @@ pub(super) fn refuse(
         findings.add(span, message);
     }
     let asks_http = check.is_some_and(|check| matches!(check.kind, CheckKind::Http { .. }));
-    let asks_grpc = check.is_some_and(|check| matches!(check.kind, CheckKind::Grpc { .. }));
     let Some(span) = cluster.key_span("health_check") else {
         return;
     };
@@ -94,8 +104,10 @@ pub(super) fn refuse(
             "these endpoints speak HTTP/2: check them with `type = \"grpc\"` or `\"tcp\"`";
         findings.add(span, message);
     }
-    if (asks_http || asks_grpc) && speech.tls.is_some() {
-        let message = "checks do not speak TLS: check these endpoints with `type = \"tcp\"`";
+    let own = cluster.section("health_check");
+    let own = own.and_then(|section| section.key_span("tls"));
+    if let (Some(span), None) = (own, &speech.tls) {
+        let message = "`tls` of a check goes with `tls` of the cluster, which is missing";
         findings.add(span, message);
     }
 }

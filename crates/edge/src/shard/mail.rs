@@ -29,6 +29,12 @@ impl Shard {
                     }
                     upstream::drain(&mut self.core, id);
                 }
+                ShardMessage::EndpointUnhealthy(id) => self.pass_on(id),
+                ShardMessage::CloseIdle(id) => {
+                    if let Some(upstream) = self.core.pools.take(id, 0) {
+                        self.core.close_upstream(upstream);
+                    }
+                }
                 ShardMessage::EndpointRemoved(id) => self.cut_endpoint(id),
                 ShardMessage::Listen { place, listener } => self.listen(place, listener),
                 ShardMessage::Unlisten(place) => self.unlisten(place),
@@ -106,13 +112,9 @@ impl Shard {
         self.settle(key.index, flow);
     }
 
-    pub(super) fn cut_endpoint(&mut self, id: EndpointId) {
-        for upstream in self.core.pools.drain(id) {
-            self.core.close_upstream(upstream);
-        }
-        upstream::drain(&mut self.core, id);
-        let on_it: Vec<usize> = self
-            .sessions
+    /// The sessions whose request is with this endpoint.
+    fn sessions_on(&self, id: EndpointId) -> Vec<usize> {
+        self.sessions
             .slab
             .iter()
             .filter(|(_, session)| {
@@ -120,8 +122,32 @@ impl Shard {
                 endpoint.is_some_and(|endpoint| endpoint.id == id)
             })
             .map(|(index, _)| index)
-            .collect();
-        for index in on_it {
+            .collect()
+    }
+
+    /// Checks say that an endpoint does not answer: what waits for it goes elsewhere, if it may, and
+    /// what is idle is not used again.
+    fn pass_on(&mut self, id: EndpointId) {
+        for upstream in self.core.pools.drain(id) {
+            self.core.close_upstream(upstream);
+        }
+        for index in self.sessions_on(id) {
+            let session = &mut self.sessions.slab[index];
+            let flow = match retry::pass_on(session, &mut self.core) {
+                None => continue,
+                Some(Flow::Continue) => step_through(session, &mut self.core),
+                Some(flow) => flow,
+            };
+            self.settle(index, flow);
+        }
+    }
+
+    pub(super) fn cut_endpoint(&mut self, id: EndpointId) {
+        for upstream in self.core.pools.drain(id) {
+            self.core.close_upstream(upstream);
+        }
+        upstream::drain(&mut self.core, id);
+        for index in self.sessions_on(id) {
             let session = &mut self.sessions.slab[index];
             // What the endpoint said last may still lie in the socket.
             let flow = match step_through(session, &mut self.core) {

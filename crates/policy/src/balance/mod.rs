@@ -284,6 +284,20 @@ impl<K> Members<K> {
         (free, able)
     }
 
+    /// Whether another member than `from`, one that has not been tried, is all right: then what
+    /// waits for `from` in vain may go there. One that is full is; there it can wait.
+    pub fn has_other(&self, from: u64, picking: &Picking, now_ns: u64) -> bool {
+        self.iter().any(|member| {
+            member.id() != from
+                && !picking.has_tried(member.id())
+                && !member.is_draining()
+                && !member.is_down()
+                && !member.is_unhealthy()
+                && !member.is_ejected()
+                && !member.is_failing(now_ns)
+        })
+    }
+
     /// Chooses a member for a request and counts the request. `reluctance` says what the caller
     /// knows of a member and this state does not.
     pub fn pick(

@@ -717,3 +717,51 @@ fn a_passed_check_forgives_failures() {
     let picks = [(); 2].map(|()| chosen(&mut members, &Request::at(now_ns)));
     assert!(picks.contains(&0));
 }
+
+#[test]
+fn whoever_is_promised_another_member_gets_it() {
+    let seed = seed("whoever_is_promised_another_member_gets_it");
+    let mut random = Generator::new(seed);
+    let (mut promised, mut alone) = (0, 0);
+    for _ in 0..4_000 {
+        let method = METHODS[random.index(METHODS.len()).unwrap()];
+        let count = 1 + random.below(4);
+        let mut members = Members::new(settings(method));
+        for id in 0..count {
+            let terms = Terms {
+                server: &format!("10.0.0.{id}:80"),
+                weight: 1 + random.below(3) as u32,
+                backup: random.below(4) == 0,
+                down: random.below(6) == 0,
+                in_flight_max: random.below(3) as u32,
+                ..Terms::default()
+            };
+            members.join(id, id, &terms);
+            members.set_draining(id, random.below(6) == 0);
+            members.set_healthy(id, random.below(3) > 0, 0);
+            members.set_ejected(id, random.below(6) == 0, 0);
+        }
+        let request = Request {
+            client: &[10, 0, 0, random.below(256) as u8],
+            key: b"key",
+            ..Request::at(SECOND)
+        };
+        let mut picking = Picking::default();
+        let pick = members.pick(&request, &mut picking, |_| Reluctance::None);
+        let Pick::Chosen(index) = pick else { continue };
+        let from = members.at(index).id();
+        members.set_healthy(from, false, SECOND);
+        if !members.has_other(from, &picking, SECOND) {
+            alone += 1;
+            continue;
+        }
+        promised += 1;
+        members.release(from, SECOND);
+        match members.pick(&request, &mut picking, |_| Reluctance::None) {
+            Pick::Chosen(other) => assert_ne!(members.at(other).id(), from, "{method:?}"),
+            Pick::Full => {}
+            Pick::Nobody => panic!("{method:?}: nobody, though another was promised"),
+        }
+    }
+    assert!(promised > 500 && alone > 500, "{promised} {alone}");
+}
