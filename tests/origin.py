@@ -5,6 +5,7 @@ ends on SIGTERM. Run by `evener run --worker-command`; it needs nothing but Pyth
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -236,6 +237,48 @@ def let_events_go(it: Connection) -> bool:
     """See `/sse`."""
     GO.release()
     return it.answer(b"")
+
+
+@behaviour("/digest")
+def digest(it: Connection) -> bool:
+    """Reads the body piece by piece and answers with its length and its SHA-256.
+
+    The one that the query names stops after the first piece, and reads no more.
+    """
+    left = int(it.field("content-length") or 0)
+    digest, length = hashlib.sha256(), 0
+    EVENTS.append("began /digest")
+    if it.query == NAME:
+        GO.acquire(timeout=30)
+        return False
+    while length < left:
+        data = it.buffer[: left - length] or it.peer.recv(65536)
+        it.buffer = it.buffer[len(data) :] if it.buffer else b""
+        if not data:
+            return False
+        digest.update(data)
+        length += len(data)
+    answer = {
+        "name": NAME,
+        "length": length,
+        "sha256": digest.hexdigest(),
+        "coding": it.field("transfer-encoding"),
+        "expect": it.field("expect"),
+    }
+    return it.answer(json.dumps(answer).encode())
+
+
+@behaviour("/numbers")
+def numbers(it: Connection) -> bool:
+    """Sends as many bytes as the query says, in numbered lines, and notes how many went out."""
+    size = int(it.query)
+    it.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+    for start in range(0, size, 65536):
+        end = min(size, start + 65536)
+        it.send(b"".join(b"%015d\n" % number for number in range(start // 16, end // 16)))
+        EVENTS[:] = [event for event in EVENTS if not event.startswith("numbers ")]
+        EVENTS.append(f"numbers {end}")
+    return True
 
 
 @behaviour("/slow-head")

@@ -11,7 +11,7 @@ use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
-    ListenerSpec, Share,
+    ListenerSpec, Share, SpillSpace,
 };
 
 use evener_health::{Checked, Place, Wanted};
@@ -38,6 +38,8 @@ struct State {
     next_endpoint: u64,
     leaving: Vec<Leaving>,
     speeches: Speeches,
+    /// Where bodies lie that are kept; the same as long as its terms are.
+    spill: Arc<SpillSpace>,
 }
 
 /// A cluster and what the configuration says about it.
@@ -78,6 +80,7 @@ pub(crate) struct Plan {
     wanted: Vec<evener_config::Cluster>,
     /// Clusters that were not there before, with their endpoints.
     new: Vec<Group>,
+    spill: Arc<SpillSpace>,
 }
 
 impl Site {
@@ -91,6 +94,7 @@ impl Site {
     ) -> Result<(EdgeConfig, Plan), String> {
         let mut state = self.lock();
         state.speeches.read(&config.clusters)?;
+        let spill = state.spill(config)?;
         let mut clusters = Vec::new();
         let mut new = Vec::new();
         for wanted in &config.clusters {
@@ -124,16 +128,18 @@ impl Site {
             timeouts: config.timeouts.clone(),
             trusted: config.trusted.clone(),
             response_fields: config.response_fields.clone(),
+            spill: spill.clone(),
             health: config.health.clone(),
         };
         let wanted = config.clusters.clone();
-        Ok((edge, Plan { wanted, new }))
+        Ok((edge, Plan { wanted, new, spill }))
     }
 
     /// Takes on what the data plane works by now: endpoints join and leave, clusters that are gone
     /// empty themselves.
     pub(crate) fn take_on(&self, plan: Plan) {
         let mut state = self.lock();
+        state.spill = plan.spill.clone();
         let mut groups = std::mem::take(&mut state.groups);
         groups.retain_mut(|group| {
             let name = group.cluster.name();
@@ -349,6 +355,25 @@ impl Group {
 }
 
 impl State {
+    /// The place for bodies that are kept. It is looked at only if something may come there.
+    fn spill(&self, config: &Config) -> Result<Arc<SpillSpace>, String> {
+        let space = match *self.spill.terms() == config.spill {
+            true => self.spill.clone(),
+            false => SpillSpace::new(config.spill.clone()),
+        };
+        let mut routes = config.routes.iter();
+        if routes.any(|route| route.buffering.may_spill()) {
+            space.check().map_err(|error| {
+                let directory = config.spill.directory.display();
+                format!(
+                    "bodies cannot be kept in {directory}: {error}; name a `directory` in [spill] \
+                     that is there and can be written to"
+                )
+            })?;
+        }
+        Ok(space)
+    }
+
     fn find(&self, name: &str) -> Option<&Group> {
         self.groups
             .iter()

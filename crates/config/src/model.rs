@@ -1,6 +1,7 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
+mod buffering;
 mod cluster;
 mod listener;
 
@@ -15,6 +16,7 @@ use crate::filters::{Binding, Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::Network;
 
+pub use buffering::{Buffering, RequestBuffer, ResponseBuffer, Spill};
 pub(crate) use cluster::Sharing;
 pub use cluster::{
     Backoff, CheckKind, Cluster, ClusterTls, Endpoint, Guard, HealthCheck, ProxyVersion, Speech,
@@ -52,6 +54,8 @@ pub struct Config {
     pub response_fields: Vec<(String, String)>,
     /// Paths that the edge answers itself.
     pub health: HealthPaths,
+    /// Where bodies lie that are kept and do not fit in memory.
+    pub spill: Spill,
     /// How names of endpoints are looked up.
     pub dns: Dns,
     /// How the logs look.
@@ -85,6 +89,8 @@ pub struct Route {
     pub fallback: Option<Fallback>,
     /// How important they are.
     pub importance: Importance,
+    /// What of their bodies is kept.
+    pub buffering: Buffering,
     /// What is done to them on their way.
     pub filters: Filters,
     /// It is taken before all others, whatever they say.
@@ -127,6 +133,7 @@ impl Route {
             backoff: None,
             fallback: None,
             importance: Importance::Normal,
+            buffering: Buffering::default(),
             filters: Filters::default(),
             first: false,
         }

@@ -79,6 +79,12 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             Some((since + DRAIN_IDLE_MS, Timer::KeepAlive))
         }
         Phase::Head => of(since, timeouts.header_read, Timer::HeadRead),
+        Phase::Taking => session.exchange.as_ref().and_then(|exchange| {
+            earliest([
+                of(exchange.upload_moved_ms, timeouts.body_gap, Timer::BodyGap),
+                whole_request(session, core),
+            ])
+        }),
         Phase::Waiting => earliest([
             of(since, timeouts.queue_wait, Timer::QueueWait),
             session

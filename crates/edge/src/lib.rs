@@ -14,6 +14,8 @@ mod admission;
 mod admit;
 mod answer;
 mod binding;
+mod buffer_request;
+mod buffer_response;
 mod claims;
 mod cluster;
 mod compress;
@@ -41,6 +43,7 @@ mod retry;
 mod route;
 mod session;
 mod shard;
+mod spill;
 mod start;
 mod tunnel;
 mod variables;
@@ -51,4 +54,5 @@ pub use config::{
     Timeouts, TrustedPeers,
 };
 pub use endpoint::{EndpointAddress, EndpointId, EndpointSpec, Share, UpstreamTerms};
+pub use spill::SpillSpace;
 pub use start::{Edge, StartError};

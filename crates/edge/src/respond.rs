@@ -1,7 +1,7 @@
 //! Stage 9, and the second half of 7: the response on its way to the client, and what happens to
 //! both connections afterwards.
 //!
-//! Responses are not buffered, with one exception. A response that fits in one write and whose end
+//! Responses are not buffered unless the route asks for it (`buffer_response`), with one exception. A response that fits in one write and whose end
 //! is on its way (a head of which the short body follows in the endpoint's next write) is held for
 //! a moment: it then leaves in one write, and if the endpoint dies in between, the request can
 //! still be answered by another one, or with an error that can be read.
@@ -13,6 +13,7 @@ use evener_net::Transfer;
 
 use crate::admission::Finished;
 use crate::binding;
+use crate::buffer_response;
 use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
@@ -21,6 +22,7 @@ use crate::head::{self, ResponseTerms};
 use crate::record;
 use crate::retry;
 use crate::session::{Exchange, Flow, Phase, Session};
+use crate::spill::PIECES_MAX;
 
 /// The longest response body that is waited for.
 const HOLD_BYTES_MAX: u64 = 64 * 1024;
@@ -45,7 +47,7 @@ pub(crate) enum Download {
 
 /// Moves the response on, as far as both sides let it.
 pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Download, ProxyError> {
-    for _ in 0..ROUNDS_MAX {
+    for round in 0..ROUNDS_MAX {
         if !flush(session, core)? {
             let exchange = session
                 .exchange
@@ -54,8 +56,18 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
             // After 101 the endpoint has only begun.
             if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
                 release_upstream(exchange, core);
+                return Ok(Download::Rests);
             }
-            return Ok(Download::Rests);
+            if !buffer_response::reads_ahead(session) {
+                return Ok(Download::Rests);
+            }
+            if round >= PIECES_MAX && buffer_response::spills(session) {
+                return Ok(Download::Yields);
+            }
+        } else if session.exchange.as_ref().is_some_and(|e| e.backlog.is_some())
+            && buffer_response::refill(session, core)?
+        {
+            continue;
         }
         let exchange = session
             .exchange
@@ -382,8 +394,13 @@ pub(crate) fn send(
         }
     }
     if written < gather.len() {
-        core.buffers.furnish(&mut session.output);
-        gather.copy_rest(input, written, &mut session.output);
+        match session.exchange.as_deref().and_then(buffer_response::terms) {
+            Some(terms) => buffer_response::keep(session, core, terms, gather, input, written),
+            None => {
+                core.buffers.furnish(&mut session.output);
+                gather.copy_rest(input, written, &mut session.output);
+            }
+        }
         // Without the registration the deadline on the client ends the wait.
         let _ = session.socket.await_writable(&core.registry);
     }

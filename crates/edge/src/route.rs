@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, Backoff, BalanceKey, Binding, Fallback, Filters, Fixed, HostPattern, Matcher,
+    Action, Backoff, BalanceKey, Binding, Buffering, Fallback, Filters, Fixed, HostPattern, Matcher,
     PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
@@ -55,6 +55,8 @@ pub(crate) struct ActiveRoute {
     pub(crate) fallback: Option<ActiveFallback>,
     /// How important its requests are to the cluster.
     pub(crate) importance: Importance,
+    /// What of bodies is kept.
+    pub(crate) buffering: Buffering,
     /// What is done besides passing requests on, if anything is.
     pub(crate) treatment: Option<Box<Treatment>>,
     conditions: Conditions,
@@ -146,6 +148,7 @@ impl RouteTable {
                     None => None,
                 },
                 importance: route.importance,
+                buffering: route.buffering,
                 treatment: Treatment::of(route),
                 conditions: Conditions::new(&route.matcher, listeners),
             });

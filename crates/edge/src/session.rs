@@ -10,6 +10,8 @@ use evener_net::{Peer, Socket};
 use evener_policy::balance::Picking;
 use evener_policy::breaker::Pass;
 
+use crate::buffer_request::Whole;
+use crate::buffer_response::Backlog;
 use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
 use crate::endpoint::Endpoint;
@@ -29,6 +31,8 @@ pub(crate) enum Phase {
     Proxied,
     /// Reading the head of the next request, or waiting for it.
     Head,
+    /// Taking the body of a request before an endpoint is asked for.
+    Taking,
     /// In the cluster's queue.
     Waiting,
     /// Waiting a little before another try.
@@ -176,6 +180,9 @@ pub(crate) struct Exchange {
     /// The endpoint takes no more of the request, but may still answer.
     pub(crate) upload_ended: bool,
     pub(crate) upload_moved_ms: u64,
+    /// The body, where it is taken before an endpoint is asked for: while it comes, and then if
+    /// part of it lies on disk.
+    pub(crate) whole: Option<Box<Whole>>,
     /// What the access log wants to know; empty without one.
     pub(crate) log: LogLine,
 
@@ -226,6 +233,8 @@ pub(crate) struct Exchange {
     /// When to stop waiting for the rest of a short response; 0 while there is none.
     pub(crate) hold_until_ms: u64,
     pub(crate) response_moved_ms: u64,
+    /// What a slow client is behind, where responses are kept for it.
+    pub(crate) backlog: Option<Box<Backlog>>,
     /// When to find out whether a client that closed its sending side is still there.
     pub(crate) probe_at_ms: u64,
     pub(crate) probed: bool,
@@ -301,6 +310,8 @@ impl Exchange {
         self.preface_bytes = 0;
         self.held = true;
         self.upload_moved_ms = now_ns / 1_000_000;
+        self.whole = None;
+        self.backlog = None;
         self.log.text.clear();
         self.log.fields.clear();
         self.log.request_fields = 0;
@@ -331,6 +342,9 @@ impl Exchange {
         self.outgoing.drain(..self.preface_bytes);
         self.preface_bytes = 0;
         self.sent = 0;
+        if let Some(whole) = &mut self.whole {
+            whole.rewind();
+        }
         self.upload_ended = false;
         self.offered = None;
         self.answering = false;
@@ -378,7 +392,9 @@ impl Exchange {
 
     /// Whether the whole request went to the endpoint.
     pub(crate) fn is_sent(&self) -> bool {
-        self.request_body.is_done() && self.sent == self.outgoing.len()
+        self.request_body.is_done()
+            && self.sent == self.outgoing.len()
+            && self.whole.as_ref().is_none_or(|whole| whole.is_sent())
     }
 
     /// Whether the whole response came from the endpoint.

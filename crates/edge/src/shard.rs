@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token};
 
 use crate::accept::{self, Backlog};
 use crate::answer;
+use crate::buffer_request;
 use crate::cluster::Cluster;
 use crate::config::EdgeConfig;
 use crate::connect;
@@ -396,6 +397,7 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
         let flow = match session.phase {
             Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
+            Phase::Taking => buffer_request::advance(session, core),
             Phase::Waiting | Phase::Backoff => exchange::wait(session, core),
             Phase::Connecting => connect::poll_connected(session, core),
             Phase::Exchange => exchange::advance(session, core),

@@ -98,6 +98,7 @@ impl Telemetry {
         shards.push(Arc::clone(&counters));
         ShardTelemetry {
             counters,
+            log: self.inner.log.clone(),
             access: self.inner.access.as_ref().map(AccessWriter::buffer),
         }
     }
@@ -130,6 +131,7 @@ impl Telemetry {
 #[derive(Debug)]
 pub struct ShardTelemetry {
     counters: Arc<ShardCounters>,
+    log: Log,
     access: Option<AccessBuffer>,
 }
 
@@ -206,6 +208,16 @@ impl ShardTelemetry {
     /// A request was taken back from a worker that had not begun it.
     pub fn taken_back(&mut self) {
         self.counters.take_backs.add(1);
+    }
+
+    /// Bytes of a body were written to disk because they were too many for memory.
+    pub fn spilled(&mut self, bytes: u64) {
+        self.counters.spilled.add(bytes);
+    }
+
+    /// The operational log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// A new upstream connection was opened.

@@ -162,6 +162,11 @@ impl Exposition {
                 snapshot.take_backs,
             ),
             (
+                "evener_spilled_bytes_total",
+                "Bytes of bodies written to disk because they were too many for memory.",
+                snapshot.spilled,
+            ),
+            (
                 "evener_upstream_connections_opened_total",
                 "Connections opened to workers.",
                 snapshot.upstream_opened,

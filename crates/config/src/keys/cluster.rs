@@ -1,5 +1,6 @@
 //! `[cluster.NAME]` and what belongs to it.
 
+use super::buffer::{BUFFER_REQUESTS, BUFFER_RESPONSES};
 use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED, STICKY};
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, Required, Said, Value};
@@ -129,6 +130,18 @@ or takes too long, or no endpoint that may be tried gives an answer.",
             TableOf(&CLUSTER_TLS),
             Absent,
             "Endpoints speak TLS; `{}` has the usual settings.",
+        ),
+        key(
+            "buffer_requests",
+            Either(&[Flag, TableOf(&BUFFER_REQUESTS)]),
+            Value("false"),
+            "Takes the whole body of a request before an endpoint is asked for.",
+        ),
+        key(
+            "buffer_responses",
+            Either(&[Flag, TableOf(&BUFFER_RESPONSES)]),
+            Value("false"),
+            "Takes responses off their endpoints as fast as they come.",
         ),
         key(
             "queue",

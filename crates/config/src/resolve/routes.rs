@@ -95,6 +95,10 @@ impl Routes<'_> {
                 Some("critical") => Importance::Critical,
                 _ => Importance::Normal,
             },
+            buffering: super::buffering(
+                section,
+                goes_to.map(|cluster| cluster.buffering).unwrap_or_default(),
+            ),
             filters,
             first: false,
         }
@@ -151,8 +155,15 @@ impl Routes<'_> {
     fn refuse_idle_filters(&mut self, section: &Section, action: &Action) {
         let local = matches!(action, Action::Redirect(_) | Action::Respond(_));
         let keys: &[&str] = match (local, action.cluster()) {
-            (true, _) => &["strip_prefix", "rewrite", "request_fields", "compress"],
-            (false, None) => &["request_fields"],
+            (true, _) => &[
+                "strip_prefix",
+                "rewrite",
+                "request_fields",
+                "compress",
+                "buffer_requests",
+                "buffer_responses",
+            ],
+            (false, None) => &["request_fields", "buffer_requests", "buffer_responses"],
             (false, Some(_)) => &[],
         };
         for key in keys {
