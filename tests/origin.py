@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 Behaviour = Callable[["Connection"], bool]
 BEHAVIOURS: dict[str, Behaviour] = {}
@@ -146,6 +146,46 @@ def slow(it: Connection) -> bool:
     """Answers after a while, given in the query in seconds."""
     time.sleep(float(it.query or 1))
     return it.answer(json.dumps({"worker": os.getpid()}).encode())
+
+
+@behaviour("/slow-at")
+def slow_at(it: Connection) -> bool:
+    """Answers with its name, after as many seconds as the query has for it; notes when it asked.
+
+    It also notes when the edge has closed before it could answer.
+    """
+    seconds = float(dict(parse_qsl(it.query)).get(NAME, "0"))
+    EVENTS.append(f"asked {it.head.split(b' ')[0].decode()}")
+    it.peer.settimeout(seconds or None)
+    try:
+        if seconds and not it.peer.recv(1, socket.MSG_PEEK):
+            EVENTS.append("closed /slow-at")
+            return False
+    except TimeoutError:
+        pass
+    it.peer.settimeout(None)
+    if it.head.startswith(b"HEAD"):
+        it.send(OK + b"Content-Length: 160\r\n\r\n")
+        return True
+    body = it.body()
+    return it.answer(json.dumps({"name": NAME, "length": len(body)}).encode())
+
+
+@behaviour("/busy-at")
+def busy_at(it: Connection) -> bool:
+    """Answers 503 at once if the query names it, else with its name after a while."""
+    if it.query == NAME:
+        return it.answer(b"busy", "503 Service Unavailable")
+    time.sleep(0.5)
+    return it.answer(json.dumps({"name": NAME}).encode())
+
+
+@behaviour("/die-at")
+def die_at(it: Connection) -> bool:
+    """Waits until told to go on; the one that the query names then closes without an answer."""
+    EVENTS.append("asked /die-at")
+    GO.acquire(timeout=20)
+    return it.query != NAME and it.answer(json.dumps({"name": NAME}).encode())
 
 
 @behaviour("/never")

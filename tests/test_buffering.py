@@ -3,7 +3,6 @@ their endpoint before a slow client has them, on disk beyond what may lie in mem
 
 import hashlib
 import json
-import os
 import signal
 import socket
 from pathlib import Path
@@ -26,7 +25,8 @@ def cluster(origins: list[Origin], *keys: str, route: str = "", more: str = "") 
     """A file with one cluster of these endpoints."""
     endpoints = ", ".join(f'"{origin.address}"' for origin in origins)
     lines = "\n".join(keys)
-    return f'{more}\n[[route]]\ncluster = "c"\n{route}\n[cluster.c]\nendpoints = [{endpoints}]\n{lines}\n'
+    head = f'{more}\n[[route]]\ncluster = "c"\n{route}\n'
+    return f"{head}[cluster.c]\nendpoints = [{endpoints}]\n{lines}\n"
 
 
 def spilled(served: Served) -> list[str]:
@@ -34,7 +34,7 @@ def spilled(served: Served) -> list[str]:
     found = []
     for link in Path(f"/proc/{served.pid}/fd").iterdir():
         try:
-            target = os.readlink(link)
+            target = str(link.readlink())
         except FileNotFoundError:
             continue
         if target.startswith("/") and target.endswith("(deleted)") and "memfd:" not in target:
@@ -42,44 +42,11 @@ def spilled(served: Served) -> list[str]:
     return found
 
 
-def sockets(served: Served) -> int:
-    """How many sockets the program holds open."""
-    count = 0
-    for link in Path(f"/proc/{served.pid}/fd").iterdir():
-        try:
-            count += os.readlink(link).startswith("socket:")
-        except FileNotFoundError:
-            continue
-    return count
-
-
 def memory(served: Served) -> int:
     """The most memory that the program has had so far, in bytes."""
     status = Path(f"/proc/{served.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
-
-
-def events(origin: Origin) -> list[str]:
-    """What an endpoint has noted, asked without the edge."""
-    with Wire(origin.port) as wire:
-        answer: list[str] = wire.get("/events").json()
-    return answer
-
-
-def metric(served: Served, name: str) -> float:
-    """A number of the metrics page."""
-    with socket.socket(socket.AF_UNIX) as stream:
-        stream.settimeout(10)
-        stream.connect(str(served.admin))
-        stream.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-        page = b""
-        while piece := stream.recv(65536):
-            page += piece
-    for line in page.decode().splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[1])
-    raise AssertionError(f"{name} is not on the page")
 
 
 def begin(wire: Wire, method: str, path: str, length: int, *fields: str) -> None:
@@ -102,7 +69,7 @@ def test_an_endpoint_is_not_touched_until_the_body_is_whole(serve: Serve, origin
             slow.send(bytes([byte]))
             if byte == body[0]:
                 assert served.who() == "a"
-        assert "began /digest" not in events(endpoint)
+        assert "began /digest" not in endpoint.events()
         slow.send(body[-1:])
         answer = slow.response()
     assert answer.json()["sha256"] == hashlib.sha256(body).hexdigest()
@@ -114,7 +81,7 @@ def test_without_it_the_endpoint_gets_the_head_at_once(serve: Serve, origin: Ori
     served = serve(one(endpoint, "buffer_requests = true", route="buffer_requests = false"))
     with served.wire() as slow:
         begin(slow, "POST", "/digest", 2)
-        eventually(lambda: "began /digest" in events(endpoint), "the endpoint has the head")
+        eventually(lambda: "began /digest" in endpoint.events(), "the endpoint has the head")
         slow.send(b"ok")
         assert slow.response().status == 200
 
@@ -164,7 +131,7 @@ def test_a_large_body_lies_on_disk(
     assert memory(served) - before < 12 * MIB
     assert not list(folder.iterdir())
     eventually(lambda: not spilled(served), "the file is gone with the request")
-    assert metric(served, "evener_spilled_bytes_total") > 49 * MIB
+    assert served.metric("evener_spilled_bytes_total") > 49 * MIB
 
 
 def test_small_chunks_and_trailers_are_kept(serve: Serve, origin: Origins) -> None:
@@ -233,7 +200,7 @@ def test_a_kept_body_goes_to_another_endpoint(serve: Serve, origin: Origins) -> 
         begin(wire, "PUT", "/digest?a", count * len(PIECE))
         for _ in range(count):
             wire.send(PIECE)
-        eventually(lambda: "began /digest" in events(first), "the first has begun")
+        eventually(lambda: "began /digest" in first.events(), "the first has begun")
         first.stop()
         answer = wire.response().json()
     digest = hashlib.sha256()
@@ -241,7 +208,7 @@ def test_a_kept_body_goes_to_another_endpoint(serve: Serve, origin: Origins) -> 
         digest.update(PIECE)
     assert answer["name"] == "b"
     assert answer["sha256"] == digest.hexdigest()
-    assert metric(served, "evener_retries_total") >= 1
+    assert served.metric("evener_retries_total") >= 1
     eventually(lambda: not spilled(served), "the file is gone")
 
 
@@ -277,7 +244,8 @@ def test_a_folder_that_cannot_be_used_is_found_at_the_start(serve: Serve, origin
     missing = '[spill]\ndirectory = "/nowhere/at/all"'
     served = serve(one(origin("a"), "buffer_requests = true", more=missing), wait=False)
     assert served.process.wait(20) != 0
-    assert "/nowhere/at/all" in served.words() and "[spill]" in served.words()
+    assert "/nowhere/at/all" in served.words()
+    assert "[spill]" in served.words()
     served = serve(one(origin("b"), more=missing))
     assert served.who() == "b"
     # And at a reload: what runs stays as it is.
@@ -292,20 +260,20 @@ def test_a_client_that_leaves_leaves_nothing_behind(serve: Serve, origin: Origin
     endpoint = origin("a")
     served = serve(one(endpoint, "buffer_requests = true", "buffer_responses = true"))
     served.who()
-    usual = sockets(served)
+    usual = served.sockets()
     with served.wire() as wire:
         begin(wire, "POST", "/digest", 100 * MIB)
         for _ in range(40):
             wire.send(PIECE)
         eventually(lambda: spilled(served), "a file without a name")
     eventually(lambda: not spilled(served), "the file of the upload is gone")
-    assert "began /digest" not in events(endpoint)
+    assert "began /digest" not in endpoint.events()
     with served.wire() as wire:
         wire.request("GET", "/flood")
         eventually(lambda: spilled(served), "a file for the response")
     eventually(lambda: not spilled(served), "the file of the response is gone")
     # The one of the idle connection to the endpoint may stay.
-    eventually(lambda: sockets(served) <= usual + 1, "the sockets are closed")
+    eventually(lambda: served.sockets() <= usual + 1, "the sockets are closed")
     assert served.who() == "a"
 
 
@@ -348,7 +316,7 @@ def test_a_slow_reader_holds_no_endpoint(serve: Serve, origin: Origins) -> None:
     slow.request("GET", "/flood")
     slow.until(b"\r\n\r\n")
     assert served.who() == "a"
-    assert "flood 67108864" in events(endpoint)
+    assert "flood 67108864" in endpoint.events()
     assert spilled(served)
     assert take(slow, 64 * MIB) == bytes(64 * MIB)
     assert slow.get("/who").json()["name"] == "a", "the connection goes on"
@@ -385,7 +353,7 @@ def test_a_response_beyond_the_file_waits_for_its_client(serve: Serve, origin: O
 
 
 def _sent(endpoint: Origin) -> int:
-    sent = [int(event.split()[1]) for event in events(endpoint) if event.startswith("numbers ")]
+    sent = [int(event.split()[1]) for event in endpoint.events() if event.startswith("numbers ")]
     return max(sent, default=0)
 
 

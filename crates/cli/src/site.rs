@@ -609,6 +609,7 @@ fn conduct(cluster: &evener_config::Cluster) -> Conduct {
         },
         outlier: sharing.outlier,
         budget: sharing.budget,
+        hedge: sharing.hedge,
         guard: sharing.guard,
         waits: false,
     }

@@ -8,6 +8,7 @@ mod listener;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use evener_policy::hedge;
 use evener_policy::next_upstream::Rules;
 use evener_policy::shed::Importance;
 
@@ -85,6 +86,8 @@ pub struct Route {
     pub resend: Resend,
     /// How long a request waits before another try.
     pub backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub hedge: Option<hedge::Settings>,
     /// What becomes of those that the cluster does not take.
     pub fallback: Option<Fallback>,
     /// How important they are.
@@ -131,6 +134,7 @@ impl Route {
             binding: None,
             resend: Resend::Safe,
             backoff: None,
+            hedge: None,
             fallback: None,
             importance: Importance::Normal,
             buffering: Buffering::default(),

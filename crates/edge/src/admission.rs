@@ -41,6 +41,8 @@ pub(crate) struct Finished {
     pub(crate) head_ns: u64,
     /// By which the breaker let it pass.
     pub(crate) pass: Option<Pass>,
+    /// Another endpoint has answered before it.
+    pub(crate) outrun: bool,
 }
 
 impl Finished {
@@ -52,6 +54,7 @@ impl Finished {
             picked_ns,
             head_ns: 0,
             pass: None,
+            outrun: false,
         }
     }
 

@@ -19,6 +19,7 @@ use evener_policy::balance::{
 };
 use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
+use evener_policy::hedge::{self, Delay, Latencies};
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
@@ -43,6 +44,8 @@ pub struct Conduct {
     pub outlier: Option<outlier::Settings>,
     /// How many retries the cluster bears.
     pub budget: Option<budget::Settings>,
+    /// When a request goes to two endpoints.
+    pub hedge: Option<hedge::Settings>,
     /// What protects it from more than it can do.
     pub guard: evener_config::Guard,
     /// When nobody is left who could serve, requests wait for somebody who can.
@@ -63,6 +66,7 @@ impl Conduct {
         },
         outlier: None,
         budget: None,
+        hedge: None,
         guard: evener_config::Guard {
             requests_max: None,
             breaker: None,
@@ -98,6 +102,7 @@ struct State {
     scratch: Picking,
     outlier: Option<Detector>,
     budget: Option<Budget>,
+    hedging: Option<Hedging>,
     guard: Guard,
     conduct: Conduct,
     waiting: VecDeque<Waiter>,
@@ -107,6 +112,40 @@ struct State {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cluster({})", self.name)
+    }
+}
+
+/// When a request goes to two endpoints.
+struct Hedging {
+    /// How long answers take to begin, if that decides it.
+    latencies: Option<Latencies>,
+    /// How many hedges the cluster bears, if it has no budget for retries.
+    budget: Budget,
+}
+
+impl Hedging {
+    fn new(settings: hedge::Settings) -> Hedging {
+        Hedging {
+            latencies: match settings.delay {
+                Delay::After(_) => None,
+                Delay::Quantile { percent, .. } => Some(Latencies::new(percent)),
+            },
+            budget: Budget::new(budget::Settings::default()),
+        }
+    }
+
+    fn note(&mut self, finished: &Finished, now_ns: u64) {
+        let Some(latencies) = &mut self.latencies else {
+            return;
+        };
+        let until_ns = match finished.outrun {
+            true => now_ns,
+            false => finished.head_ns,
+        };
+        if until_ns > 0 {
+            let took = until_ns.saturating_sub(finished.picked_ns);
+            latencies.record(Duration::from_nanos(now_ns), Duration::from_nanos(took));
+        }
     }
 }
 
@@ -134,6 +173,7 @@ impl Cluster {
                 scratch: Picking::default(),
                 outlier: None,
                 budget: None,
+                hedging: None,
                 guard: Guard::default(),
                 conduct: Conduct::WORKERS,
                 waiting: VecDeque::new(),
@@ -167,6 +207,9 @@ impl Cluster {
         }
         if state.conduct.budget != conduct.budget {
             state.budget = conduct.budget.map(Budget::new);
+        }
+        if state.conduct.hedge != conduct.hedge {
+            state.hedging = conduct.hedge.map(Hedging::new);
         }
         if state.conduct.guard != conduct.guard {
             let now_ns = monotonic_ns();
@@ -293,6 +336,11 @@ impl Cluster {
         {
             budget.note_request(Duration::from_nanos(now_ns));
         }
+        if let Some(hedging) = &mut state.hedging
+            && picking.is_first()
+        {
+            hedging.budget.note_request(Duration::from_nanos(now_ns));
+        }
         state.sweep(now_ns);
         let critical = marks.importance == Importance::Critical;
         if state.waiting.is_empty() || critical {
@@ -348,6 +396,35 @@ impl Cluster {
             }
             Pick::Full | Pick::Nobody => None,
         }
+    }
+
+    /// Another endpoint for a request that already has one, or several: one that it has not tried
+    /// and that is free, if nobody waits for it, the breaker is closed and the budget bears it.
+    pub(crate) fn admit_rival(
+        &self,
+        marks: Marks<'_>,
+        picking: &mut Picking,
+        now_ns: u64,
+    ) -> Option<Arc<Endpoint>> {
+        let mut state = self.lock();
+        if !state.waiting.is_empty() || !state.guard.is_calm() {
+            return None;
+        }
+        let endpoint = state.pick_rival(marks, picking, now_ns)?;
+        if !state.bears_hedge(now_ns) {
+            state.finish(endpoint.id.0, &Finished::unjudged(now_ns), now_ns);
+            return None;
+        }
+        picking.note_rival(endpoint.id.0);
+        Some(endpoint)
+    }
+
+    /// How long an answer of the cluster usually takes to begin: the quantile after which a request
+    /// is hedged, if it is known.
+    pub(crate) fn usual_latency(&self, now_ns: u64) -> Option<Duration> {
+        let mut state = self.lock();
+        let latencies = state.hedging.as_mut()?.latencies.as_mut()?;
+        latencies.quantile(Duration::from_nanos(now_ns))
     }
 
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
@@ -446,6 +523,42 @@ impl State {
         }
     }
 
+    fn pick_rival(
+        &mut self,
+        marks: Marks<'_>,
+        picking: &Picking,
+        now_ns: u64,
+    ) -> Option<Arc<Endpoint>> {
+        let request = Request {
+            client: marks.client.as_slice(),
+            key: marks.key,
+            ..Request::at(now_ns)
+        };
+        let reluctance = |endpoint: &Arc<Endpoint>| match endpoint.reluctance(now_ns) {
+            Reluctance::None if !picking.has_tried(endpoint.id.0) => Reluctance::None,
+            _ => Reluctance::Never,
+        };
+        if !self.guard.begin(marks.importance, now_ns) {
+            return None;
+        }
+        self.scratch.reset();
+        match self.members.pick(&request, &mut self.scratch, reluctance) {
+            Pick::Chosen(index) => Some(self.members.at(index).key.clone()),
+            Pick::Full | Pick::Nobody => {
+                self.guard.undo(now_ns);
+                None
+            }
+        }
+    }
+
+    /// Whether the cluster bears one more hedge, which is then counted: with its retries, if it has
+    /// a budget for those, else by itself.
+    fn bears_hedge(&mut self, now_ns: u64) -> bool {
+        let own = self.hedging.as_mut().map(|hedging| &mut hedging.budget);
+        let budget = self.budget.as_mut().or(own);
+        budget.is_some_and(|budget| budget.try_retry(Duration::from_nanos(now_ns)))
+    }
+
     /// Whether requests may be refused though endpoints could serve.
     fn is_guarded(&self) -> bool {
         self.conduct.guard.breaker.is_some() || self.conduct.guard.shed.is_some()
@@ -461,6 +574,9 @@ impl State {
     fn finish(&mut self, id: u64, finished: &Finished, now_ns: u64) {
         self.guard.end(finished, now_ns);
         let picked_ns = finished.picked_ns;
+        if let Some(hedging) = &mut self.hedging {
+            hedging.note(finished, now_ns);
+        }
         let Some(verdict) = finished.verdict else {
             self.members.release(id, picked_ns);
             return self.observe(id, finished.observed, now_ns);

@@ -16,6 +16,7 @@ use crate::admission::Place;
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, TrustedPeers};
 use crate::endpoint::EndpointId;
+use crate::hedge;
 use crate::http2::Opening;
 use crate::http2::upstream::Upstreams;
 use crate::pool::{Pools, Upstream};
@@ -223,6 +224,9 @@ impl Core {
 
     /// Takes an exchange back; its buffers go to the store.
     pub(crate) fn give_exchange(&mut self, mut exchange: Box<Exchange>) {
+        if exchange.race.is_some() {
+            hedge::cancel(&mut exchange, self);
+        }
         self.buffers.give(std::mem::take(&mut exchange.outgoing));
         self.buffers.give(std::mem::take(&mut exchange.incoming));
         self.buffers.give(std::mem::take(&mut exchange.key));
@@ -316,6 +320,8 @@ pub(crate) enum Owner {
     Shared(usize),
     /// The connection at this place, for its upstream socket.
     Upstream(usize),
+    /// The connection at this place, for the socket of an attempt beside the present one.
+    Rival(usize),
     /// The pool of this endpoint.
     Idle(EndpointId),
 }

@@ -6,6 +6,7 @@ use crate::answer;
 use crate::config::Timeouts;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
+use crate::hedge;
 use crate::http2;
 use crate::respond;
 use crate::retry;
@@ -36,6 +37,7 @@ pub(crate) enum Timer {
     Probe,
     Try,
     TryAgain,
+    Hedge,
     Request,
     TunnelIdle,
     Linger,
@@ -106,6 +108,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
                 of(since, timeouts.connect, Timer::Connect),
                 this_try(exchange, timeouts),
                 (again > 0).then_some((again, Timer::ConnectAgain)),
+                hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
                 whole_request(session, core),
             ])
         }),
@@ -114,6 +117,7 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
                 exchange_deadline(session, exchange, core),
                 this_try(exchange, timeouts),
                 held_or_probing(exchange),
+                hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
                 whole_request(session, core),
             ])
         }),
@@ -205,6 +209,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
             retry::fail(session, core, error)
         }
         Timer::TryAgain => admit::admit(session, core),
+        Timer::Hedge => hedge::send(session, core),
         Timer::Connect => retry::fail(
             session,
             core,

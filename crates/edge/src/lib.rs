@@ -33,6 +33,7 @@ mod forward;
 mod guard;
 mod head;
 mod health_paths;
+mod hedge;
 mod http2;
 mod local;
 mod pool;

@@ -19,6 +19,7 @@ use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward::ROUNDS_MAX;
 use crate::head::{self, ResponseTerms};
+use crate::hedge;
 use crate::record;
 use crate::retry;
 use crate::session::{Exchange, Flow, Phase, Session};
@@ -140,7 +141,16 @@ pub(crate) fn stop_holding(session: &mut Session, core: &mut Core) -> Result<(),
         .as_mut()
         .expect("a response is held for a request");
     exchange.hold_until_ms = 1;
-    let mut kept = take(&mut exchange.incoming);
+    let kept = take(&mut exchange.incoming);
+    take_kept(session, core, kept)
+}
+
+/// Goes on with bytes of an answer that were kept.
+pub(crate) fn take_kept(
+    session: &mut Session,
+    core: &mut Core,
+    mut kept: Vec<u8>,
+) -> Result<(), ProxyError> {
     let result = take_head(session, core, &mut kept, 0);
     core.buffers.give(kept);
     result
@@ -242,6 +252,9 @@ fn start_response(
     if retry::declines(exchange, core, head.status) {
         let declined = Kind::Declined(head.status);
         return Err(ProxyError::upstream(Stage::Respond, declined));
+    }
+    if exchange.race.is_some() {
+        hedge::cancel(exchange, core);
     }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));

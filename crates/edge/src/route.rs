@@ -14,6 +14,7 @@ use evener_config::{
     PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
+use evener_policy::hedge;
 use evener_policy::shed::Importance;
 
 use crate::cluster::Cluster;
@@ -51,6 +52,8 @@ pub(crate) struct ActiveRoute {
     pub(crate) resend: Resend,
     /// How long a request waits before another try.
     pub(crate) backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub(crate) hedge: Option<hedge::Settings>,
     /// What becomes of requests that the cluster does not take.
     pub(crate) fallback: Option<ActiveFallback>,
     /// How important its requests are to the cluster.
@@ -140,6 +143,7 @@ impl RouteTable {
                 sticky: route.sticky.clone(),
                 resend: route.resend,
                 backoff: route.backoff,
+                hedge: route.hedge,
                 fallback: match &route.fallback {
                     Some(Fallback::Cluster(name)) => {
                         named(name).cloned().map(ActiveFallback::Cluster)

@@ -18,6 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::filter::Filtered;
 use crate::head::ResponseTerms;
 use crate::health_paths::Asked;
+use crate::hedge::Race;
 use crate::http2::Http2;
 use crate::pool::Upstream;
 use crate::route::{ActiveFallback, ActiveRoute, Treatment};
@@ -201,6 +202,8 @@ pub(crate) struct Exchange {
     pub(crate) key: Vec<u8>,
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
+    /// The attempts beside this one, and when there are to be more; `None` where there are none.
+    pub(crate) race: Option<Box<Race>>,
     /// By which the breaker let the attempt pass.
     pub(crate) pass: Option<Pass>,
     /// The cluster did not take it: it goes to the one that stands in.
@@ -322,6 +325,7 @@ impl Exchange {
         self.client = ClientBytes::default();
         self.key.clear();
         self.picking.reset();
+        self.race = None;
         self.pass = None;
         self.fallen = false;
         self.attempts = 0;

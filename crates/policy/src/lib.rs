@@ -13,6 +13,7 @@ pub mod breaker;
 pub mod budget;
 pub mod gradient;
 pub mod health;
+pub mod hedge;
 pub mod lifecycle;
 pub mod next_upstream;
 pub mod outlier;

@@ -210,6 +210,21 @@ impl ShardTelemetry {
         self.counters.take_backs.add(1);
     }
 
+    /// A request was sent to another endpoint as well.
+    pub fn hedged(&mut self) {
+        self.counters.hedges.add(1);
+    }
+
+    /// The answer of an attempt beside the first one came first.
+    pub fn hedge_won(&mut self) {
+        self.counters.hedges_won.add(1);
+    }
+
+    /// An attempt was cut off because another was first, or nobody waited any more.
+    pub fn hedge_cancelled(&mut self) {
+        self.counters.hedges_cancelled.add(1);
+    }
+
     /// Bytes of a body were written to disk because they were too many for memory.
     pub fn spilled(&mut self, bytes: u64) {
         self.counters.spilled.add(bytes);

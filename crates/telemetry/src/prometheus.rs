@@ -162,6 +162,21 @@ impl Exposition {
                 snapshot.take_backs,
             ),
             (
+                "evener_hedges_total",
+                "Requests sent to another endpoint as well because no answer had come.",
+                snapshot.hedges,
+            ),
+            (
+                "evener_hedges_won_total",
+                "Hedges whose answer came first.",
+                snapshot.hedges_won,
+            ),
+            (
+                "evener_hedges_cancelled_total",
+                "Attempts cut off because another was first, or nobody waited any more.",
+                snapshot.hedges_cancelled,
+            ),
+            (
                 "evener_spilled_bytes_total",
                 "Bytes of bodies written to disk because they were too many for memory.",
                 snapshot.spilled,

@@ -1,7 +1,7 @@
 //! `[cluster.NAME]` and what belongs to it.
 
 use super::buffer::{BUFFER_REQUESTS, BUFFER_RESPONSES};
-use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED, STICKY};
+use super::guard::{BREAKER, CONCURRENCY, FALLBACK, HEDGE, RETRY_BACKOFF, SHED, STICKY};
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
@@ -57,6 +57,12 @@ the one with the least latency times requests; `first_fit` the first that is not
             TableOf(&RETRY_BACKOFF),
             Absent,
             "How long a request waits before it goes to another endpoint; without it, not at all.",
+        ),
+        key(
+            "hedge",
+            TableOf(&HEDGE),
+            Absent,
+            "When a request that has no answer goes to another endpoint as well.",
         ),
         key(
             "max_requests",

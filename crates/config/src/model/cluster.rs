@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_policy::balance::Method;
-use evener_policy::{breaker, budget, gradient, health, outlier, shed};
+use evener_policy::{breaker, budget, gradient, health, hedge, outlier, shed};
 
 use super::{BalanceKey, Buffering, Fallback, Resend, Timeouts};
 use crate::filters::Binding;
@@ -55,6 +55,8 @@ pub struct Sharing {
     pub budget: Option<budget::Settings>,
     /// How long a request waits before another try.
     pub backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub hedge: Option<hedge::Settings>,
     /// What protects the endpoints from more than they can do.
     pub guard: Guard,
 }

@@ -88,6 +88,7 @@ impl Routes<'_> {
             binding: goes_to.and_then(|cluster| cluster.binding.clone()),
             resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
             backoff: goes_to.and_then(|cluster| cluster.sharing.backoff),
+            hedge: goes_to.and_then(|cluster| cluster.sharing.hedge),
             fallback: goes_to.and_then(|cluster| cluster.fallback.clone()),
             importance: match section.text("importance") {
                 Some("low") => Importance::Low,
