@@ -128,17 +128,22 @@ fn over(section: Option<&Section>, below: &Timeouts) -> Timeouts {
 
 /// What of bodies is kept; what a table does not say is as `below`.
 fn buffering(section: &Section, below: Buffering) -> Buffering {
-    let memory = |bytes: Option<u64>| usize::try_from(bytes.unwrap_or(64 * 1024)).unwrap_or(usize::MAX);
+    let memory =
+        |bytes: Option<u64>| usize::try_from(bytes.unwrap_or(64 * 1024)).unwrap_or(usize::MAX);
     let requests = |table: Option<&Section>| RequestBuffer {
         memory: memory(table.and_then(|table| table.size("memory"))),
     };
     let responses = |table: Option<&Section>| ResponseBuffer {
         memory: memory(table.and_then(|table| table.size("memory"))),
-        file: table.and_then(|table| table.size("file")).unwrap_or(1 << 30),
+        file: table
+            .and_then(|table| table.size("file"))
+            .unwrap_or(1 << 30),
     };
     let asked = |key: &str| {
         let table = section.section(key);
-        section.has(key).then(|| (table.is_some() || section.flag(key)).then_some(table))
+        section
+            .has(key)
+            .then(|| (table.is_some() || section.flag(key)).then_some(table))
     };
     Buffering {
         requests: match asked("buffer_requests") {

@@ -33,7 +33,9 @@ pub(crate) struct Whole {
 impl Whole {
     /// Whether the endpoint has all that lies in the file.
     pub(crate) fn is_sent(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| self.sent == file.length())
+        self.file
+            .as_ref()
+            .is_none_or(|file| self.sent == file.length())
     }
 
     /// The next attempt sends it from the beginning.
@@ -152,7 +154,9 @@ fn keep(exchange: &mut Exchange, core: &mut Core, data: &[u8]) -> Result<(), Pro
         Some(file) => file,
         None => {
             let made = SpillFile::new(&core.config.spill);
-            whole.file.insert(made.map_err(|error| not_kept(core, error))?)
+            whole
+                .file
+                .insert(made.map_err(|error| not_kept(core, error))?)
         }
     };
     for piece in far.chunks(PIECE_BYTES) {

@@ -211,8 +211,7 @@ pub(crate) fn offer(
         claims.preface(&mut with_preface);
         *preface_bytes = with_preface.len();
         with_preface.extend_from_slice(outgoing);
-        core.buffers
-            .give(std::mem::replace(outgoing, with_preface));
+        core.buffers.give(std::mem::replace(outgoing, with_preface));
     }
     Some(claims.offer())
 }

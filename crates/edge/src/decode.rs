@@ -9,8 +9,8 @@ use evener_http1::{
 };
 use evener_net::{Peer, Transfer};
 
-use crate::buffer_request;
 use crate::answer;
+use crate::buffer_request;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::filter;

@@ -12,8 +12,8 @@ use evener_filters::{
 use evener_http1::{Method, RequestHead, Version, write};
 use evener_net::Transfer;
 
-use crate::buffer_request;
 use crate::answer;
+use crate::buffer_request;
 use crate::compress;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};

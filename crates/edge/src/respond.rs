@@ -65,7 +65,10 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
             if round >= PIECES_MAX && buffer_response::spills(session) {
                 return Ok(Download::Yields);
             }
-        } else if session.exchange.as_ref().is_some_and(|e| e.backlog.is_some())
+        } else if session
+            .exchange
+            .as_ref()
+            .is_some_and(|e| e.backlog.is_some())
             && buffer_response::refill(session, core)?
         {
             continue;

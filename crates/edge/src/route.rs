@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, Backoff, BalanceKey, Binding, Buffering, Fallback, Filters, Fixed, HostPattern, Matcher,
-    PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
+    Action, Backoff, BalanceKey, Binding, Buffering, Fallback, Filters, Fixed, HostPattern,
+    Matcher, PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
 use evener_policy::hedge;

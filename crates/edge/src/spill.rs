@@ -225,9 +225,6 @@ mod tests {
         let (folder, space) = space(None);
         space.check().unwrap();
         drop(folder);
-        assert_eq!(
-            space.check().unwrap_err().kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(space.check().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

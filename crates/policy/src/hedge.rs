@@ -99,8 +99,8 @@ impl Plan {
     }
 }
 
-/// Parts of each doubling of a time: what is read is at most an eighth above the truth.
-const PARTS: usize = 8;
+/// Parts of each doubling of a time: what is read is at most a thirty-second above the truth.
+const PARTS: usize = 32;
 /// From one microsecond to more than an hour.
 const BUCKETS: usize = 32 * PARTS;
 /// How long a time is looked back on, at least; at most twice as long.
@@ -197,8 +197,8 @@ impl Latencies {
     }
 }
 
-/// Which bucket a time falls into: those of up to eight microseconds have one each, then each
-/// doubling has eight.
+/// Which bucket a time falls into: the first microseconds have one each, then each doubling has as
+/// many together.
 fn bucket(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let parts = PARTS as u64;
@@ -240,10 +240,34 @@ mod tests {
             bound: false,
         };
         assert!(asked.may_hedge());
-        assert!(!Asked { safe: false, ..asked }.may_hedge());
-        assert!(!Asked { bodiless: false, ..asked }.may_hedge());
-        assert!(!Asked { upgrade: true, ..asked }.may_hedge());
-        assert!(!Asked { bound: true, ..asked }.may_hedge());
+        assert!(
+            !Asked {
+                safe: false,
+                ..asked
+            }
+            .may_hedge()
+        );
+        assert!(
+            !Asked {
+                bodiless: false,
+                ..asked
+            }
+            .may_hedge()
+        );
+        assert!(
+            !Asked {
+                upgrade: true,
+                ..asked
+            }
+            .may_hedge()
+        );
+        assert!(
+            !Asked {
+                bound: true,
+                ..asked
+            }
+            .may_hedge()
+        );
     }
 
     #[test]
@@ -261,7 +285,10 @@ mod tests {
             let (mut sent, mut last, mut gave_up) = (0, now, false);
             for _ in 0..40 {
                 now += ms(random.below(20));
-                assert_eq!(plan.is_due(now), plan.next().is_some_and(|next| next <= now));
+                assert_eq!(
+                    plan.is_due(now),
+                    plan.next().is_some_and(|next| next <= now)
+                );
                 match random.below(12) {
                     0 => {
                         plan.restart(now);
@@ -287,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantile_is_never_too_short_and_at_most_an_eighth_too_long() {
+    fn a_quantile_is_never_too_short_and_hardly_too_long() {
         let mut random = Generator::new(seed("a_quantile_is_never_too_short"));
         for _ in 0..200 {
             let percent = 1 + random.below(99) as u32;
@@ -302,9 +329,12 @@ mod tests {
             all.sort_unstable();
             let rank = (all.len() * percent as usize).div_ceil(100);
             let exact = all[rank - 1];
-            let found = latencies.quantile(ms(2)).expect("enough is known").as_micros() as u64;
+            let found = latencies
+                .quantile(ms(2))
+                .expect("enough is known")
+                .as_micros() as u64;
             assert!(found > exact, "{found} {exact}");
-            assert!(found <= exact + exact / 8 + 1, "{found} {exact}");
+            assert!(found <= exact + exact / 32 + 1, "{found} {exact}");
         }
     }
 
@@ -316,14 +346,26 @@ mod tests {
         }
         assert_eq!(latencies.quantile(ms(0)), None);
         latencies.record(ms(0), ms(100));
-        assert_eq!(latencies.quantile(ms(50)), None, "it was worked out a moment ago");
-        assert!(latencies.quantile(ms(100)).is_some_and(|time| time >= ms(100)));
+        assert_eq!(
+            latencies.quantile(ms(50)),
+            None,
+            "it was worked out a moment ago"
+        );
+        assert!(
+            latencies
+                .quantile(ms(100))
+                .is_some_and(|time| time >= ms(100))
+        );
         // Half a minute later they still count, a minute later they do not.
         assert!(latencies.quantile(ms(31_000)).is_some());
         for _ in 0..300 {
             latencies.record(ms(32_000), ms(1));
         }
-        assert!(latencies.quantile(ms(32_200)).is_some_and(|time| time < ms(2)));
+        assert!(
+            latencies
+                .quantile(ms(32_200))
+                .is_some_and(|time| time < ms(2))
+        );
         assert_eq!(latencies.quantile(ms(200_000)), None);
         let longest = Duration::from_secs(1 << 40);
         latencies.record(ms(200_000), longest);

@@ -10,8 +10,8 @@ use super::{APP, only, over, sharing, speech};
 use crate::error::Findings;
 use crate::filters::Fixed;
 use crate::model::{
-    BalanceKey, Buffering, CheckKind, Cluster, Endpoint, Fallback, HealthCheck, Limits, Resend, Speech,
-    Timeouts,
+    BalanceKey, Buffering, CheckKind, Cluster, Endpoint, Fallback, HealthCheck, Limits, Resend,
+    Speech, Timeouts,
 };
 use crate::near::nearest;
 use crate::template::{Part, Template};

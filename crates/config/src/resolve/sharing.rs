@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use evener_policy::next_upstream::{Conditions, Rules};
 use evener_policy::hedge::{self, Delay};
+use evener_policy::next_upstream::{Conditions, Rules};
 use evener_policy::{breaker, budget, gradient, outlier, shed};
 
 use super::only;
