@@ -187,8 +187,7 @@ def test_a_client_that_leaves_ends_all_attempts(serve: Serve, origin: Origins) -
     with served.wire() as wire:
         wire.request("GET", "/slow-at?a=15&b=15")
         eventually(lambda: hedges(served)[0] == 1, "it is hedged")
-    for one in both:
-        eventually(lambda one=one: "closed /slow-at" in one.events(), "it is cut off")
+    eventually(lambda: all("closed /slow-at" in one.events() for one in both), "both are cut off")
     eventually(lambda: served.sockets() <= usual, "the sockets are closed")
 
 

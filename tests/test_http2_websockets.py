@@ -16,9 +16,10 @@ FIELDS = [(":protocol", "websocket"), ("sec-websocket-version", "13")]
 
 
 def before(serve: Serve, *ports: int, more: str = "", ready: str = "/lab/worker") -> Served:
-    """A proxy before endpoints that speak HTTP/2."""
+    """A proxy before endpoints that speak HTTP/2, with one connection to each."""
     endpoints = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
     served: Served = serve(
+        'shards = 1\n[[listener]]\naddress = "127.0.0.1:PORT"\n'
         '[[route]]\ncluster = "c"\n[cluster.c]\nprotocol = "h2"\n'
         f"endpoints = [{endpoints}]\n{more}\n",
         ready_path=ready,

@@ -18,6 +18,7 @@ use evener_health::{Checked, Place, Wanted};
 use evener_policy::balance;
 
 use crate::speech::Speeches;
+use crate::spill;
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -94,7 +95,7 @@ impl Site {
     ) -> Result<(EdgeConfig, Plan), String> {
         let mut state = self.lock();
         state.speeches.read(&config.clusters)?;
-        let spill = state.spill(config)?;
+        let spill = spill::space(&state.spill, config)?;
         let mut clusters = Vec::new();
         let mut new = Vec::new();
         for wanted in &config.clusters {
@@ -355,25 +356,6 @@ impl Group {
 }
 
 impl State {
-    /// The place for bodies that are kept. It is looked at only if something may come there.
-    fn spill(&self, config: &Config) -> Result<Arc<SpillSpace>, String> {
-        let space = match *self.spill.terms() == config.spill {
-            true => self.spill.clone(),
-            false => SpillSpace::new(config.spill.clone()),
-        };
-        let mut routes = config.routes.iter();
-        if routes.any(|route| route.buffering.may_spill()) {
-            space.check().map_err(|error| {
-                let directory = config.spill.directory.display();
-                format!(
-                    "bodies cannot be kept in {directory}: {error}; name a `directory` in [spill] \
-                     that is there and can be written to"
-                )
-            })?;
-        }
-        Ok(space)
-    }
-
     fn find(&self, name: &str) -> Option<&Group> {
         self.groups
             .iter()

@@ -4,6 +4,7 @@
 //! slot that comes free and a request that looks for one can never miss each other. The lock is
 //! held for a scan of the members, never for I/O.
 
+mod hedging;
 mod pressure;
 mod snapshot;
 
@@ -19,7 +20,7 @@ use evener_policy::balance::{
 };
 use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
-use evener_policy::hedge::{self, Delay, Latencies};
+use evener_policy::hedge;
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
@@ -31,6 +32,7 @@ use crate::guard::{Entry, Guard, Queue};
 use crate::shard::{Grant, ShardMessage};
 use crate::variables::ClientBytes;
 
+use hedging::Hedging;
 pub use pressure::Alarm;
 use pressure::Pressure;
 pub use snapshot::{ClusterSnapshot, EndpointSnapshot};
@@ -112,40 +114,6 @@ struct State {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cluster({})", self.name)
-    }
-}
-
-/// When a request goes to two endpoints.
-struct Hedging {
-    /// How long answers take to begin, if that decides it.
-    latencies: Option<Latencies>,
-    /// How many hedges the cluster bears, if it has no budget for retries.
-    budget: Budget,
-}
-
-impl Hedging {
-    fn new(settings: hedge::Settings) -> Hedging {
-        Hedging {
-            latencies: match settings.delay {
-                Delay::After(_) => None,
-                Delay::Quantile { percent, .. } => Some(Latencies::new(percent)),
-            },
-            budget: Budget::new(budget::Settings::default()),
-        }
-    }
-
-    fn note(&mut self, finished: &Finished, now_ns: u64) {
-        let Some(latencies) = &mut self.latencies else {
-            return;
-        };
-        let until_ns = match finished.outrun {
-            true => now_ns,
-            false => finished.head_ns,
-        };
-        if until_ns > 0 {
-            let took = until_ns.saturating_sub(finished.picked_ns);
-            latencies.record(Duration::from_nanos(now_ns), Duration::from_nanos(took));
-        }
     }
 }
 
@@ -398,35 +366,6 @@ impl Cluster {
         }
     }
 
-    /// Another endpoint for a request that already has one, or several: one that it has not tried
-    /// and that is free, if nobody waits for it, the breaker is closed and the budget bears it.
-    pub(crate) fn admit_rival(
-        &self,
-        marks: Marks<'_>,
-        picking: &mut Picking,
-        now_ns: u64,
-    ) -> Option<Arc<Endpoint>> {
-        let mut state = self.lock();
-        if !state.waiting.is_empty() || !state.guard.is_calm() {
-            return None;
-        }
-        let endpoint = state.pick_rival(marks, picking, now_ns)?;
-        if !state.bears_hedge(now_ns) {
-            state.finish(endpoint.id.0, &Finished::unjudged(now_ns), now_ns);
-            return None;
-        }
-        picking.note_rival(endpoint.id.0);
-        Some(endpoint)
-    }
-
-    /// How long an answer of the cluster usually takes to begin: the quantile after which a request
-    /// is hedged, if it is known.
-    pub(crate) fn usual_latency(&self, now_ns: u64) -> Option<Duration> {
-        let mut state = self.lock();
-        let latencies = state.hedging.as_mut()?.latencies.as_mut()?;
-        latencies.quantile(Duration::from_nanos(now_ns))
-    }
-
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
     /// and must be released when it arrives.
     pub(crate) fn cancel(&self, place: Place, pass: &mut Option<Pass>, now_ns: u64) {
@@ -521,42 +460,6 @@ impl State {
                 Err(nobody)
             }
         }
-    }
-
-    fn pick_rival(
-        &mut self,
-        marks: Marks<'_>,
-        picking: &Picking,
-        now_ns: u64,
-    ) -> Option<Arc<Endpoint>> {
-        let request = Request {
-            client: marks.client.as_slice(),
-            key: marks.key,
-            ..Request::at(now_ns)
-        };
-        let reluctance = |endpoint: &Arc<Endpoint>| match endpoint.reluctance(now_ns) {
-            Reluctance::None if !picking.has_tried(endpoint.id.0) => Reluctance::None,
-            _ => Reluctance::Never,
-        };
-        if !self.guard.begin(marks.importance, now_ns) {
-            return None;
-        }
-        self.scratch.reset();
-        match self.members.pick(&request, &mut self.scratch, reluctance) {
-            Pick::Chosen(index) => Some(self.members.at(index).key.clone()),
-            Pick::Full | Pick::Nobody => {
-                self.guard.undo(now_ns);
-                None
-            }
-        }
-    }
-
-    /// Whether the cluster bears one more hedge, which is then counted: with its retries, if it has
-    /// a budget for those, else by itself.
-    fn bears_hedge(&mut self, now_ns: u64) -> bool {
-        let own = self.hedging.as_mut().map(|hedging| &mut hedging.budget);
-        let budget = self.budget.as_mut().or(own);
-        budget.is_some_and(|budget| budget.try_retry(Duration::from_nanos(now_ns)))
     }
 
     /// Whether requests may be refused though endpoints could serve.

@@ -81,12 +81,10 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             Some((since + DRAIN_IDLE_MS, Timer::KeepAlive))
         }
         Phase::Head => of(since, timeouts.header_read, Timer::HeadRead),
-        Phase::Taking => session.exchange.as_ref().and_then(|exchange| {
-            earliest([
-                of(exchange.upload_moved_ms, timeouts.body_gap, Timer::BodyGap),
-                whole_request(session, core),
-            ])
-        }),
+        Phase::Taking => earliest([
+            of(upload_moved_ms(session), timeouts.body_gap, Timer::BodyGap),
+            whole_request(session, core),
+        ]),
         Phase::Waiting => earliest([
             of(since, timeouts.queue_wait, Timer::QueueWait),
             session
@@ -106,19 +104,15 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             let again = exchange.connect_again_ms;
             earliest([
                 of(since, timeouts.connect, Timer::Connect),
-                this_try(exchange, timeouts),
                 (again > 0).then_some((again, Timer::ConnectAgain)),
-                hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
-                whole_request(session, core),
+                this_attempt(session, exchange, core),
             ])
         }),
         Phase::Exchange => session.exchange.as_ref().and_then(|exchange| {
             earliest([
                 exchange_deadline(session, exchange, core),
-                this_try(exchange, timeouts),
                 held_or_probing(exchange),
-                hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
-                whole_request(session, core),
+                this_attempt(session, exchange, core),
             ])
         }),
         Phase::Tunnel => {
@@ -135,6 +129,21 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
         Phase::Http2 => http2::next_deadline(session, core),
         Phase::Linger => Some((since + LINGER_MS, Timer::Linger)),
     }
+}
+
+/// When bytes of a request body last moved.
+fn upload_moved_ms(session: &Session) -> u64 {
+    let exchange = session.exchange.as_ref();
+    exchange.map_or(session.since_ms, |exchange| exchange.upload_moved_ms)
+}
+
+/// What is due to an attempt whatever it is doing.
+fn this_attempt(session: &Session, exchange: &Exchange, core: &Core) -> Option<(u64, Timer)> {
+    earliest([
+        this_try(exchange, exchange.timeouts(&core.config.timeouts)),
+        hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
+        whole_request(session, core),
+    ])
 }
 
 /// The deadline of an attempt, until it is answered.

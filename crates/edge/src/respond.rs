@@ -50,20 +50,9 @@ pub(crate) enum Download {
 pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Download, ProxyError> {
     for round in 0..ROUNDS_MAX {
         if !flush(session, core)? {
-            let exchange = session
-                .exchange
-                .as_mut()
-                .expect("a download is of a request");
-            // After 101 the endpoint has only begun.
-            if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
-                release_upstream(exchange, core);
-                return Ok(Download::Rests);
-            }
-            if !buffer_response::reads_ahead(session) {
-                return Ok(Download::Rests);
-            }
-            if round >= PIECES_MAX && buffer_response::spills(session) {
-                return Ok(Download::Yields);
+            match behind(session, core, round) {
+                None => {}
+                Some(download) => return Ok(download),
             }
         } else if session
             .exchange
@@ -117,6 +106,23 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
         }
     }
     Ok(Download::Yields)
+}
+
+/// The client has not taken what is there: whether the download ends for now.
+fn behind(session: &mut Session, core: &mut Core, round: usize) -> Option<Download> {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a download is of a request");
+    // After 101 the endpoint has only begun.
+    if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
+        release_upstream(exchange, core);
+        return Some(Download::Rests);
+    }
+    if !buffer_response::reads_ahead(session) {
+        return Some(Download::Rests);
+    }
+    (round >= PIECES_MAX && buffer_response::spills(session)).then_some(Download::Yields)
 }
 
 /// Bytes came from the endpoint: those of `buffer` from `at` on.
@@ -262,10 +268,7 @@ fn start_response(
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let bytes = &buffer[at..];
-    if let Some(template) = core.telemetry.access_template() {
-        let names = template.response_fields();
-        exchange.log.keep_response(names, bytes, &core.fields);
-    }
+    keep_for_log(exchange, core, bytes);
     let encoded = exchange.filtered.is_some() && {
         binding::note(exchange, bytes, &core.fields, core.now_ns);
         compress::begin(exchange, core, bytes, head)
@@ -308,6 +311,14 @@ fn start_response(
     }
     core.gather = gather;
     send_body(session, core, buffer, body)
+}
+
+/// Keeps what the access log will say about a response.
+fn keep_for_log(exchange: &mut Exchange, core: &Core, bytes: &[u8]) {
+    if let Some(template) = core.telemetry.access_template() {
+        let names = template.response_fields();
+        exchange.log.keep_response(names, bytes, &core.fields);
+    }
 }
 
 /// Decodes the body bytes of `buffer` from `at` on, and sends them after what `core.gather` already

@@ -162,6 +162,30 @@ impl Exposition {
                 snapshot.take_backs,
             ),
             (
+                "evener_upstream_connections_opened_total",
+                "Connections opened to workers.",
+                snapshot.upstream_opened,
+            ),
+            (
+                "evener_upstream_connections_reused_total",
+                "Requests on a worker connection used before.",
+                snapshot.upstream_reused,
+            ),
+            (
+                "evener_access_log_dropped_total",
+                "Access-log lines dropped because standard output was too slow.",
+                snapshot.access_lines_dropped,
+            ),
+        ] {
+            self.single(name, Kind::Counter, help, value);
+        }
+        self.extras(snapshot);
+    }
+
+    /// Those of what routes and clusters have to ask for.
+    fn extras(&mut self, snapshot: &Snapshot) {
+        for (name, help, value) in [
+            (
                 "evener_hedges_total",
                 "Requests sent to another endpoint as well because no answer had come.",
                 snapshot.hedges,
@@ -180,21 +204,6 @@ impl Exposition {
                 "evener_spilled_bytes_total",
                 "Bytes of bodies written to disk because they were too many for memory.",
                 snapshot.spilled,
-            ),
-            (
-                "evener_upstream_connections_opened_total",
-                "Connections opened to workers.",
-                snapshot.upstream_opened,
-            ),
-            (
-                "evener_upstream_connections_reused_total",
-                "Requests on a worker connection used before.",
-                snapshot.upstream_reused,
-            ),
-            (
-                "evener_access_log_dropped_total",
-                "Access-log lines dropped because standard output was too slow.",
-                snapshot.access_lines_dropped,
             ),
         ] {
             self.single(name, Kind::Counter, help, value);

@@ -11,20 +11,19 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use evener_http1::{HeadLimits, RequestHead, parse_request};
-use evener_net::{FarEnd, Outward, PipeEnd, Ring, Socket, Transfer};
+use evener_net::{FarEnd, PipeEnd, Ring, Socket, Transfer};
 use h2::client::{self, Connection, ResponseFuture, SendRequest};
-use http::Request;
 use mio::event::Event;
 use slab::Slab;
 
 use super::body::{Inbound, Outbound};
-use super::heads::{self, BodyForm, Malformed};
+use super::heads::{self, BodyForm};
+use super::wanted::{Wanted, take_head};
 use super::websocket::{self, Greeting};
 use super::wire::{Wire, WireEnd};
 use super::woken::Wakers;
 use super::{CONNECTION_WINDOW_BYTES, SEND_BYTES_MAX, STREAM_WINDOW_BYTES, UPSTREAMS};
-use crate::core::{Core, Owner, READ_BYTES, READ_BYTES_LARGE};
+use crate::core::{Core, Owner, READ_BYTES};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::forward::ROUNDS_MAX;
 
@@ -84,17 +83,6 @@ struct Stream {
     /// It asked for a WebSocket, which the endpoint does not take.
     refused: bool,
     opened_ms: u64,
-}
-
-/// What a head asks for.
-enum Wanted {
-    Usual(RequestHead, Request<()>),
-    /// A WebSocket, with what a 200 is answered with.
-    Socket(Request<()>, String),
-    /// A WebSocket, without a key.
-    Keyless,
-    /// A WebSocket, and the endpoint takes none.
-    Refused,
 }
 
 enum Asked {
@@ -565,40 +553,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-}
-
-/// The head of the request, once all of it has come, and it is known what the endpoint takes if
-/// that matters.
-fn take_head(
-    outward: Outward<'_>,
-    core: &mut Core,
-    tls: bool,
-    takes_sockets: Option<bool>,
-) -> (usize, Result<Option<Wanted>, Malformed>) {
-    let limits = HeadLimits {
-        // The client's head was held to its limits, and added to.
-        head_bytes: READ_BYTES_LARGE,
-        header_count: usize::MAX,
-        ..HeadLimits::default()
-    };
-    match parse_request(outward.bytes, &mut core.fields, &limits) {
-        Ok(None) => (0, Ok(None)),
-        Err(_) => (0, Err(Malformed)),
-        Ok(Some(head)) => {
-            let (bytes, fields) = (outward.bytes, &core.fields);
-            let wanted = match (websocket::key(bytes, &head, fields), takes_sockets) {
-                (None, _) => heads::request(bytes, &head, fields, tls)
-                    .map(|request| Wanted::Usual(head, request)),
-                // Whether it does is about to be known.
-                (Some(_), None) => return (0, Ok(None)),
-                (Some(_), Some(false)) => Ok(Wanted::Refused),
-                (Some(b""), Some(true)) => Ok(Wanted::Keyless),
-                (Some(key), Some(true)) => websocket::request(bytes, &head, fields, tls)
-                    .map(|request| Wanted::Socket(request, websocket::accept(key))),
-            };
-            (head.length, wanted.map(Some))
-        }
     }
 }
 
