@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use evener_net::{Peer, Ring, Socket, push_proxy_header};
+use evener_vitals::OVER_HTTP2;
 
 use crate::core::{Core, Offer, Owner};
 use crate::endpoint::{Endpoint, EndpointAddress};
@@ -178,10 +179,11 @@ fn established(session: &mut Session, core: &mut Core) -> Flow {
         upstream,
         outgoing,
         preface_bytes,
+        over_http2,
         ..
     } = &mut **exchange;
     let upstream = upstream.as_mut().expect("the connection was just made");
-    if let Some(sequence) = offer(upstream, outgoing, preface_bytes, core) {
+    if let Some(sequence) = offer(upstream, outgoing, preface_bytes, *over_http2, core) {
         exchange.offered = Some(sequence);
         core.offers.push(Offer {
             session: session.key,
@@ -196,19 +198,25 @@ fn established(session: &mut Session, core: &mut Core) -> Flow {
     Flow::Continue
 }
 
-/// Offers a request on its connection's claim slot, if that has one; returns its number there.
+/// Offers a request on its connection's claim slot, if that has one; returns its number there. What
+/// the worker is to know beside the request goes before it, in the same write; a later attempt must
+/// not repeat it.
 pub(crate) fn offer(
     upstream: &mut Upstream,
     outgoing: &mut Vec<u8>,
     preface_bytes: &mut usize,
+    over_http2: bool,
     core: &mut Core,
 ) -> Option<u64> {
     let claims = upstream.claims.as_mut()?;
-    if !upstream.reused {
-        // The preface goes before the request, in the same write. It is the connection's, not the
-        // request's: a later attempt must not repeat it.
+    if !upstream.reused || over_http2 {
         let mut with_preface = core.buffers.take();
-        claims.preface(&mut with_preface);
+        if !upstream.reused {
+            claims.preface(&mut with_preface);
+        }
+        if over_http2 {
+            with_preface.extend_from_slice(OVER_HTTP2);
+        }
         *preface_bytes = with_preface.len();
         with_preface.extend_from_slice(outgoing);
         core.buffers.give(std::mem::replace(outgoing, with_preface));

@@ -243,7 +243,7 @@ pub(crate) fn advance(session: &mut Session, core: &mut Core) -> Option<Flow> {
     let mut at = 0;
     let mut first = None;
     while at < race.rivals.len() {
-        let kind = match step(&mut race.rivals[at], core, exchange.method) {
+        let kind = match step(&mut race.rivals[at], core, exchange) {
             Step::Waits => {
                 at += 1;
                 continue;
@@ -275,7 +275,7 @@ pub(crate) fn advance(session: &mut Session, core: &mut Core) -> Option<Flow> {
 }
 
 /// Sends what a rival has not sent, and reads what its endpoint says.
-fn step(rival: &mut Rival, core: &mut Core, method: Method) -> Step {
+fn step(rival: &mut Rival, core: &mut Core, exchange: &Exchange) -> Step {
     let socket = &mut rival.upstream.socket;
     if !rival.connected {
         match socket.connected() {
@@ -288,6 +288,7 @@ fn step(rival: &mut Rival, core: &mut Core, method: Method) -> Step {
             &mut rival.upstream,
             &mut rival.outgoing,
             &mut rival.preface_bytes,
+            exchange.over_http2,
             core,
         );
     }
@@ -313,7 +314,7 @@ fn step(rival: &mut Rival, core: &mut Core, method: Method) -> Step {
             Transfer::End => return Step::Failed(Kind::Closed),
             Transfer::Broken(kind) => return Step::Failed(Kind::Broken(kind)),
         }
-        match final_status(&rival.incoming, core, method) {
+        match final_status(&rival.incoming, core, exchange.method) {
             Ok(Some(status)) => return Step::Head(status),
             Ok(None) => {}
             Err(()) => return Step::Failed(Kind::Garbage),
