@@ -5,6 +5,7 @@ ends on SIGTERM. Run by `evener run --worker-command`; it needs nothing but Pyth
 """
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
 Behaviour = Callable[["Connection"], bool]
 BEHAVIOURS: dict[str, Behaviour] = {}
@@ -147,6 +148,46 @@ def slow(it: Connection) -> bool:
     return it.answer(json.dumps({"worker": os.getpid()}).encode())
 
 
+@behaviour("/slow-at")
+def slow_at(it: Connection) -> bool:
+    """Answers with its name, after as many seconds as the query has for it; notes when it asked.
+
+    It also notes when the edge has closed before it could answer.
+    """
+    seconds = float(dict(parse_qsl(it.query)).get(NAME, "0"))
+    EVENTS.append(f"asked {it.head.split(b' ')[0].decode()}")
+    it.peer.settimeout(seconds or None)
+    try:
+        if seconds and not it.peer.recv(1, socket.MSG_PEEK):
+            EVENTS.append("closed /slow-at")
+            return False
+    except TimeoutError:
+        pass
+    it.peer.settimeout(None)
+    if it.head.startswith(b"HEAD"):
+        it.send(OK + b"Content-Length: 160\r\n\r\n")
+        return True
+    body = it.body()
+    return it.answer(json.dumps({"name": NAME, "length": len(body)}).encode())
+
+
+@behaviour("/busy-at")
+def busy_at(it: Connection) -> bool:
+    """Answers 503 at once if the query names it, else with its name after a while."""
+    if it.query == NAME:
+        return it.answer(b"busy", "503 Service Unavailable")
+    time.sleep(0.5)
+    return it.answer(json.dumps({"name": NAME}).encode())
+
+
+@behaviour("/die-at")
+def die_at(it: Connection) -> bool:
+    """Waits until told to go on; the one that the query names then closes without an answer."""
+    EVENTS.append("asked /die-at")
+    GO.acquire(timeout=20)
+    return it.query != NAME and it.answer(json.dumps({"name": NAME}).encode())
+
+
 @behaviour("/never")
 def never(it: Connection) -> bool:
     """Never answers."""
@@ -236,6 +277,48 @@ def let_events_go(it: Connection) -> bool:
     """See `/sse`."""
     GO.release()
     return it.answer(b"")
+
+
+@behaviour("/digest")
+def digest(it: Connection) -> bool:
+    """Reads the body piece by piece and answers with its length and its SHA-256.
+
+    The one that the query names stops after the first piece, and reads no more.
+    """
+    left = int(it.field("content-length") or 0)
+    digest, length = hashlib.sha256(), 0
+    EVENTS.append("began /digest")
+    if it.query == NAME:
+        GO.acquire(timeout=30)
+        return False
+    while length < left:
+        data = it.buffer[: left - length] or it.peer.recv(65536)
+        it.buffer = it.buffer[len(data) :] if it.buffer else b""
+        if not data:
+            return False
+        digest.update(data)
+        length += len(data)
+    answer = {
+        "name": NAME,
+        "length": length,
+        "sha256": digest.hexdigest(),
+        "coding": it.field("transfer-encoding"),
+        "expect": it.field("expect"),
+    }
+    return it.answer(json.dumps(answer).encode())
+
+
+@behaviour("/numbers")
+def numbers(it: Connection) -> bool:
+    """Sends as many bytes as the query says, in numbered lines, and notes how many went out."""
+    size = int(it.query)
+    it.send(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+    for start in range(0, size, 65536):
+        end = min(size, start + 65536)
+        it.send(b"".join(b"%015d\n" % number for number in range(start // 16, end // 16)))
+        EVENTS[:] = [event for event in EVENTS if not event.startswith("numbers ")]
+        EVENTS.append(f"numbers {end}")
+    return True
 
 
 @behaviour("/slow-head")

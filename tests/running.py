@@ -166,6 +166,33 @@ class Evener:
                 answer += piece
         return json.loads(answer.partition(b"\r\n\r\n")[2])
 
+    def metric(self, name: str) -> float:
+        """A number without labels of the metrics page."""
+        for line in self._metrics().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"{name} is not on the metrics page")
+
+    def _metrics(self) -> str:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(str(self.admin))
+            stream.sendall(b"GET /metrics HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            page = b""
+            while piece := stream.recv(65536):
+                page += piece
+        return page.decode()
+
+    def sockets(self) -> int:
+        """How many sockets the program itself holds open."""
+        count = 0
+        for link in Path(f"/proc/{self.pid}/fd").iterdir():
+            try:
+                count += str(link.readlink()).startswith("socket:")
+            except FileNotFoundError:
+                continue
+        return count
+
     def workers(self) -> list[dict[str, Any]]:
         """The workers as `evener workers --json` lists them."""
         answer = self.ask("workers")
@@ -282,6 +309,17 @@ class Origin:
         with socket.socket(family) as probe:
             where = str(self.path) if self.path else (self.host, self.port)
             return probe.connect_ex(where) == 0
+
+    def events(self) -> list[str]:
+        """What it has noted, asked without the edge."""
+        with Wire(self.port) as wire:
+            noted: list[str] = wire.get("/events").json()
+        return noted
+
+    def go(self) -> None:
+        """Lets one of those that wait at it go on."""
+        with Wire(self.port) as wire:
+            assert wire.get("/sse-go").status == 200
 
     def stop(self) -> None:
         """Ends the process."""

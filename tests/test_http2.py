@@ -232,6 +232,16 @@ def test_websockets(start: Start) -> None:
         assert client.get("/lab/worker").status == 200
 
 
+def test_the_application_is_told_what_its_client_speaks(start: Start) -> None:
+    """`http_version` is that of each request's client, though all share connections to workers."""
+    evener = start(*OWN)
+    with Streams(evener.port) as client, evener.wire() as wire:
+        for _ in range(3):
+            answer = client.get("/lab/request")
+            assert json.loads(answer.body)["http_version"] == "2"
+            assert wire.get("/lab/request").json()["http_version"] == "1.1"
+
+
 def test_a_drain_lets_streams_finish(start: Start) -> None:
     evener = start(*OWN)
     with Streams(evener.port) as client:

@@ -47,6 +47,25 @@ def test_each_request_on_a_connection_is_claimed(
     assert marks(tmp_path) == ["5", "6", "7", "8"]
 
 
+def test_the_edge_says_whose_client_speaks_http2(marking: Worker, page: VitalsPage) -> None:
+    """A line before a request is for that request alone, however it is cut."""
+    line = "EVENER/1 http=2\r\n"
+    request = "GET /scope HTTP/1.1\r\nHost: a\r\n\r\n"
+    with marking.wire() as wire:
+        wire.send(preface(3, 1))
+        for sequence, pieces in enumerate(
+            [[line + request], [request], list(line + request), [line, request]], start=1
+        ):
+            page.offer(3, sequence)
+            for piece in pieces:
+                wire.send(piece)
+            version = "2" if "http=2" in "".join(pieces) else "1.1"
+            assert wire.response().json()["http_version"] == version
+    with marking.wire() as wire:
+        wire.send(line + request)
+        assert wire.is_closed(), "nobody but the edge may say so"
+
+
 def test_what_was_taken_back_does_not_run(
     marking: Worker, page: VitalsPage, tmp_path: Path
 ) -> None:

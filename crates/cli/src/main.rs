@@ -29,6 +29,7 @@ mod site;
 mod sockets;
 mod source;
 mod speech;
+mod spill;
 mod start;
 mod statsd;
 mod systemd;

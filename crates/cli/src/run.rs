@@ -102,6 +102,7 @@ pub(crate) fn config(resolved: &Resolved) -> Config {
         trusted: resolved.trusted.clone(),
         response_fields: resolved.fields.clone(),
         health: resolved.health.clone(),
+        spill: evener_config::Spill::default(),
         dns: Dns::default(),
         log: Log::default(),
         admin: Admin::default(),

@@ -11,13 +11,14 @@ use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
     Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
-    ListenerSpec, Share,
+    ListenerSpec, Share, SpillSpace,
 };
 
 use evener_health::{Checked, Place, Wanted};
 use evener_policy::balance;
 
 use crate::speech::Speeches;
+use crate::spill;
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -38,6 +39,8 @@ struct State {
     next_endpoint: u64,
     leaving: Vec<Leaving>,
     speeches: Speeches,
+    /// Where bodies lie that are kept; the same as long as its terms are.
+    spill: Arc<SpillSpace>,
 }
 
 /// A cluster and what the configuration says about it.
@@ -78,6 +81,7 @@ pub(crate) struct Plan {
     wanted: Vec<evener_config::Cluster>,
     /// Clusters that were not there before, with their endpoints.
     new: Vec<Group>,
+    spill: Arc<SpillSpace>,
 }
 
 impl Site {
@@ -91,6 +95,7 @@ impl Site {
     ) -> Result<(EdgeConfig, Plan), String> {
         let mut state = self.lock();
         state.speeches.read(&config.clusters)?;
+        let spill = spill::space(&state.spill, config)?;
         let mut clusters = Vec::new();
         let mut new = Vec::new();
         for wanted in &config.clusters {
@@ -124,16 +129,18 @@ impl Site {
             timeouts: config.timeouts.clone(),
             trusted: config.trusted.clone(),
             response_fields: config.response_fields.clone(),
+            spill: spill.clone(),
             health: config.health.clone(),
         };
         let wanted = config.clusters.clone();
-        Ok((edge, Plan { wanted, new }))
+        Ok((edge, Plan { wanted, new, spill }))
     }
 
     /// Takes on what the data plane works by now: endpoints join and leave, clusters that are gone
     /// empty themselves.
     pub(crate) fn take_on(&self, plan: Plan) {
         let mut state = self.lock();
+        state.spill = plan.spill.clone();
         let mut groups = std::mem::take(&mut state.groups);
         groups.retain_mut(|group| {
             let name = group.cluster.name();
@@ -594,6 +601,7 @@ fn conduct(cluster: &evener_config::Cluster) -> Conduct {
         },
         outlier: sharing.outlier,
         budget: sharing.budget,
+        hedge: sharing.hedge,
         guard: sharing.guard,
         bulkhead: false,
         waits: false,

@@ -6,6 +6,7 @@ use crate::template::Template;
 use crate::values::{self, ListenAddress, Target};
 
 mod app;
+mod buffer;
 mod cluster;
 mod filters;
 mod guard;
@@ -15,6 +16,7 @@ mod route;
 pub(crate) use app::app_keys;
 
 use app::{APP, BUDGET};
+use buffer::SPILL;
 use cluster::CLUSTER;
 use listener::LISTENER;
 use route::ROUTE;
@@ -231,6 +233,12 @@ pub static ROOT: Table = Table {
             TableOf(&TIMEOUTS),
             Value("{}"),
             "Deadlines of every phase of a connection.",
+        ),
+        key(
+            "spill",
+            TableOf(&SPILL),
+            Value("{}"),
+            "Where bodies lie that are kept and do not fit in memory.",
         ),
         key(
             "dns",

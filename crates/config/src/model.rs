@@ -1,12 +1,14 @@
 //! A configuration as resolved: no gaps, nothing that refers to nothing. The data plane and the
 //! command line work with these types.
 
+mod buffering;
 mod cluster;
 mod listener;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use evener_policy::hedge;
 use evener_policy::next_upstream::Rules;
 use evener_policy::shed::Importance;
 
@@ -15,6 +17,7 @@ use crate::filters::{Binding, Files, Filters, Fixed, Redirect};
 use crate::template::Template;
 use crate::values::Network;
 
+pub use buffering::{Buffering, RequestBuffer, ResponseBuffer, Spill};
 pub(crate) use cluster::Sharing;
 pub use cluster::{
     Backoff, CheckKind, Cluster, ClusterTls, Endpoint, Guard, HealthCheck, ProxyVersion, Speech,
@@ -52,6 +55,8 @@ pub struct Config {
     pub response_fields: Vec<(String, String)>,
     /// Paths that the edge answers itself.
     pub health: HealthPaths,
+    /// Where bodies lie that are kept and do not fit in memory.
+    pub spill: Spill,
     /// How names of endpoints are looked up.
     pub dns: Dns,
     /// How the logs look.
@@ -81,10 +86,14 @@ pub struct Route {
     pub resend: Resend,
     /// How long a request waits before another try.
     pub backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub hedge: Option<hedge::Settings>,
     /// What becomes of those that the cluster does not take.
     pub fallback: Option<Fallback>,
     /// How important they are.
     pub importance: Importance,
+    /// What of their bodies is kept.
+    pub buffering: Buffering,
     /// What is done to them on their way.
     pub filters: Filters,
     /// It is taken before all others, whatever they say.
@@ -125,8 +134,10 @@ impl Route {
             binding: None,
             resend: Resend::Safe,
             backoff: None,
+            hedge: None,
             fallback: None,
             importance: Importance::Normal,
+            buffering: Buffering::default(),
             filters: Filters::default(),
             first: false,
         }

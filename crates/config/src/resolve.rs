@@ -11,7 +11,8 @@ mod speech;
 use crate::budget::Budget;
 use crate::error::Findings;
 use crate::model::{
-    Admin, App, Config, Dns, Flag, HealthPaths, Limits, Log, Timeouts, TrustedPeers,
+    Admin, App, Buffering, Config, Dns, Flag, HealthPaths, Limits, Log, RequestBuffer,
+    ResponseBuffer, Spill, Timeouts, TrustedPeers,
 };
 use crate::typed::{Node, Section, Value};
 use crate::values;
@@ -63,6 +64,7 @@ pub(crate) fn resolve(root: &Section, findings: &mut Findings) -> Config {
             readiness: root.text("readiness_path").map(str::to_owned),
             stand_in: false,
         },
+        spill: root.section("spill").map(spill).unwrap_or_default(),
         dns: root.section("dns").map(dns).unwrap_or_default(),
         log: root.section("log").map_or_else(Log::default, log),
         admin: root.section("admin").map(admin).unwrap_or_default(),
@@ -121,6 +123,47 @@ fn over(section: Option<&Section>, below: &Timeouts) -> Timeouts {
         queue_wait: of("queue", below.queue_wait),
         upstream_idle: of("upstream_idle", below.upstream_idle),
         tunnel_idle: of("tunnel_idle", below.tunnel_idle),
+    }
+}
+
+/// What of bodies is kept; what a table does not say is as `below`.
+fn buffering(section: &Section, below: Buffering) -> Buffering {
+    let memory =
+        |bytes: Option<u64>| usize::try_from(bytes.unwrap_or(64 * 1024)).unwrap_or(usize::MAX);
+    let requests = |table: Option<&Section>| RequestBuffer {
+        memory: memory(table.and_then(|table| table.size("memory"))),
+    };
+    let responses = |table: Option<&Section>| ResponseBuffer {
+        memory: memory(table.and_then(|table| table.size("memory"))),
+        file: table
+            .and_then(|table| table.size("file"))
+            .unwrap_or(1 << 30),
+    };
+    let asked = |key: &str| {
+        let table = section.section(key);
+        section
+            .has(key)
+            .then(|| (table.is_some() || section.flag(key)).then_some(table))
+    };
+    Buffering {
+        requests: match asked("buffer_requests") {
+            Some(asked) => asked.map(requests),
+            None => below.requests,
+        },
+        responses: match asked("buffer_responses") {
+            Some(asked) => asked.map(responses),
+            None => below.responses,
+        },
+    }
+}
+
+fn spill(section: &Section) -> Spill {
+    let usual = Spill::default();
+    Spill {
+        directory: section
+            .text("directory")
+            .map_or(usual.directory, Into::into),
+        total: section.size_limit("total").unwrap_or(usual.total),
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
-    Action, BalanceKey, Binding, CheckKind, Config, Errors, Fallback, Fixed, HostPattern,
-    OriginPattern, PathPattern, Redirect, RequestIdRule, Template, ValuePattern, read, reference,
-    schema,
+    Action, BalanceKey, Binding, Buffering, CheckKind, Config, Errors, Fallback, Fixed,
+    HostPattern, OriginPattern, PathPattern, Redirect, RequestIdRule, Template, ValuePattern, read,
+    reference, schema,
 };
 use evener_policy::balance::{Measure, Method};
+use evener_policy::hedge::Delay;
 
 fn parse(text: &str) -> Result<Config, Errors> {
     let variable = |name: &str| (name == "PORT").then(|| "9009".to_owned());
@@ -570,6 +571,72 @@ fn guards_of_clusters() {
     assert_eq!(route.fallback, Some(Fallback::Cluster("b".to_owned())));
     assert_eq!(route.timeouts.per_try, Some(Duration::from_secs(1)));
     assert_eq!(route.backoff.unwrap().base, Duration::from_millis(25));
+}
+
+#[test]
+fn hedges_of_clusters() {
+    let hedge = |text: &str| good(&clustered(text)).routes[0].hedge;
+    assert_eq!(hedge(""), None);
+    let fixed = hedge("hedge = { after = \"50ms\" }").unwrap();
+    assert_eq!(fixed.delay, Delay::After(Duration::from_millis(50)));
+    assert_eq!(fixed.most, 1);
+    let learnt = hedge("hedge = { quantile = 95, max = 2 }").unwrap();
+    let least = Duration::from_millis(1);
+    let percent = 95;
+    assert_eq!(learnt.delay, Delay::Quantile { percent, least });
+    assert_eq!(learnt.most, 2);
+    for (more, word) in [
+        ("hedge = {}", "needs one of after, quantile"),
+        ("hedge = { after = 1, quantile = 9 }", "has only one of"),
+        (
+            "hedge = { after = 1, least = 1 }",
+            "`least` goes with `quantile`",
+        ),
+        ("hedge = { quantile = 100 }", "from 1 to 99"),
+        ("hedge = { after = 1, max = 0 }", "from 1 to 8"),
+    ] {
+        let text = said(&clustered(more));
+        assert!(text.contains(word), "{more}: {text}");
+    }
+}
+
+#[test]
+fn bodies_that_are_kept() {
+    let kept = |cluster: &str, route: &str| {
+        let text = clustered(cluster).replacen("[[route]]\n", &format!("[[route]]\n{route}\n"), 1);
+        good(&text).routes[0].buffering
+    };
+    assert_eq!(kept("", ""), Buffering::default(), "off by default");
+    let usual = kept("buffer_requests = true\nbuffer_responses = {}", "");
+    assert_eq!(usual.requests.unwrap().memory, 64 * 1024);
+    assert_eq!(usual.responses.unwrap().file, 1 << 30);
+    let own = kept(
+        "buffer_requests = { memory = \"1m\" }\nbuffer_responses = true",
+        "buffer_responses = { memory = \"1k\", file = 0 }",
+    );
+    assert_eq!(own.requests.unwrap().memory, 1 << 20);
+    let bounds = own.responses.unwrap();
+    assert_eq!((bounds.memory, bounds.file), (1024, 0));
+    let off = kept("buffer_requests = true", "buffer_requests = false");
+    assert_eq!(off, Buffering::default(), "the route has the last word");
+    let spill = good(&format!(
+        "{}[spill]\ndirectory = \"/var/spill\"\ntotal = \"off\"\n",
+        clustered("")
+    ));
+    assert_eq!(spill.spill.directory.to_str(), Some("/var/spill"));
+    assert_eq!(spill.spill.total, None);
+    for (file, word) in [
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nrespond = 200\nbuffer_requests = true\n",
+            "`buffer_requests` has no effect here",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:1\"\n[[route]]\nfiles = \"/x\"\nbuffer_responses = {}\n",
+            "`buffer_responses` has no effect here",
+        ),
+    ] {
+        assert!(said(file).contains(word), "{file}: {}", said(file));
+    }
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Finished {
     pub(crate) pass: Option<Pass>,
     /// What it teaches about requests that hold their worker's event loop.
     pub(crate) hold: Hold,
+    /// Another endpoint has answered before it.
+    pub(crate) outrun: bool,
 }
 
 /// Whether a request has held its worker's event loop.
@@ -66,6 +68,7 @@ impl Finished {
             head_ns: 0,
             pass: None,
             hold: Hold::default(),
+            outrun: false,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::connect;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::error::{Kind, ProxyError, Stage};
+use crate::hedge;
 use crate::local;
 use crate::route::ActiveFallback;
 use crate::session::{Flow, Phase, Session};
@@ -86,6 +87,9 @@ pub(crate) fn granted(session: &mut Session, core: &mut Core, endpoint: Arc<Endp
     endpoint.count_request();
     exchange.attempts += 1;
     exchange.endpoint = Some(endpoint);
+    if let Some(settings) = exchange.route.as_ref().and_then(|route| route.hedge) {
+        hedge::prepare(exchange, core, settings);
+    }
     session.phase = Phase::Connecting;
     session.since_ms = core.now_ms();
     connect::connect(session, core)

@@ -4,6 +4,7 @@
 //! slot that comes free and a request that looks for one can never miss each other. The lock is
 //! held for a scan of the members, never for I/O.
 
+mod hedging;
 mod pressure;
 mod snapshot;
 
@@ -20,6 +21,7 @@ use evener_policy::balance::{
 use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
 use evener_policy::bulkhead::{Bulkhead, Class};
+use evener_policy::hedge;
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
@@ -31,6 +33,7 @@ use crate::guard::{Entry, Guard, Queue};
 use crate::shard::{Grant, ShardMessage};
 use crate::variables::ClientBytes;
 
+use hedging::Hedging;
 pub use pressure::Alarm;
 use pressure::Pressure;
 pub use snapshot::{ClusterSnapshot, EndpointSnapshot};
@@ -44,6 +47,8 @@ pub struct Conduct {
     pub outlier: Option<outlier::Settings>,
     /// How many retries the cluster bears.
     pub budget: Option<budget::Settings>,
+    /// When a request goes to two endpoints.
+    pub hedge: Option<hedge::Settings>,
     /// What protects it from more than it can do.
     pub guard: evener_config::Guard,
     /// Requests known to hold their worker's event loop leave one worker free for the others.
@@ -66,6 +71,7 @@ impl Conduct {
         },
         outlier: None,
         budget: None,
+        hedge: None,
         guard: evener_config::Guard {
             requests_max: None,
             breaker: None,
@@ -104,6 +110,7 @@ struct State {
     scratch: Picking,
     outlier: Option<Detector>,
     budget: Option<Budget>,
+    hedging: Option<Hedging>,
     guard: Guard,
     conduct: Conduct,
     waiting: VecDeque<Waiter>,
@@ -169,6 +176,7 @@ impl Cluster {
                 scratch: Picking::default(),
                 outlier: None,
                 budget: None,
+                hedging: None,
                 guard: Guard::default(),
                 conduct: Conduct::WORKERS,
                 waiting: VecDeque::new(),
@@ -205,6 +213,9 @@ impl Cluster {
         }
         if state.conduct.budget != conduct.budget {
             state.budget = conduct.budget.map(Budget::new);
+        }
+        if state.conduct.hedge != conduct.hedge {
+            state.hedging = conduct.hedge.map(Hedging::new);
         }
         if state.conduct.guard != conduct.guard {
             let now_ns = monotonic_ns();
@@ -342,6 +353,11 @@ impl Cluster {
             && picking.is_first()
         {
             budget.note_request(Duration::from_nanos(now_ns));
+        }
+        if let Some(hedging) = &mut state.hedging
+            && picking.is_first()
+        {
+            hedging.budget.note_request(Duration::from_nanos(now_ns));
         }
         state.sweep(now_ns);
         let critical = marks.importance == Importance::Critical;
@@ -568,6 +584,9 @@ impl State {
     fn finish(&mut self, id: u64, finished: &Finished, now_ns: u64) {
         self.guard.end(finished, now_ns);
         let picked_ns = finished.picked_ns;
+        if let Some(hedging) = &mut self.hedging {
+            hedging.note(finished, now_ns);
+        }
         let Some(verdict) = finished.verdict else {
             self.members.release(id, picked_ns);
             return self.observe(id, finished.observed, now_ns);

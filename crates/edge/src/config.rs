@@ -13,6 +13,7 @@ pub use evener_config::values::Network;
 pub use evener_config::{HealthPaths, Http2Terms, Limits, Route, Timeouts, TrustedPeers};
 
 use crate::cluster::Cluster;
+use crate::spill::SpillSpace;
 
 /// Everything a running edge needs to know. All but the number of shards can be changed while it
 /// runs, by [`crate::Edge::reconfigure`].
@@ -36,6 +37,8 @@ pub struct EdgeConfig {
     pub trusted: TrustedPeers,
     /// Header fields added to every response, as uvicorn's `--header`.
     pub response_fields: Vec<(String, String)>,
+    /// Where bodies lie that are kept and do not fit in memory.
+    pub spill: Arc<SpillSpace>,
     /// Paths that the edge answers itself; see [`HealthPaths`].
     pub health: HealthPaths,
 }
@@ -63,6 +66,7 @@ impl EdgeConfig {
                 unix: false,
             },
             response_fields: Vec::new(),
+            spill: Arc::default(),
             health: HealthPaths::default(),
         }
     }

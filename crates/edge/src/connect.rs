@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use evener_net::{Peer, Ring, Socket, push_proxy_header};
+use evener_vitals::OVER_HTTP2;
 
 use crate::core::{Core, Offer, Owner};
 use crate::endpoint::{ConnectionSlot, Endpoint, EndpointAddress};
@@ -61,7 +62,12 @@ pub(crate) fn connect(session: &mut Session, core: &mut Core) -> Flow {
         return Flow::Wait;
     };
     let token = core.tokens.assign(Owner::Upstream(session.key.index));
-    let before = say_whose(exchange, &endpoint, session.peer);
+    let Exchange {
+        outgoing,
+        preface_bytes,
+        ..
+    } = &mut **exchange;
+    let before = say_whose(outgoing, preface_bytes, &endpoint, session.peer);
     match endpoint.connect(&core.registry, token, &before) {
         Ok(socket) => {
             core.telemetry.upstream_opened();
@@ -108,12 +114,17 @@ fn join_shared(session: &mut Session, core: &mut Core, endpoint: &Arc<Endpoint>)
 
 /// Makes the header that says whose connection it is, if the endpoint wants one. In clear text it
 /// goes with the request, else it is returned, to go ahead of TLS.
-fn say_whose(exchange: &mut Exchange, endpoint: &Endpoint, peer: Peer) -> Vec<u8> {
+pub(crate) fn say_whose(
+    outgoing: &mut Vec<u8>,
+    preface_bytes: &mut usize,
+    endpoint: &Endpoint,
+    peer: Peer,
+) -> Vec<u8> {
     let mut header = Vec::new();
     let Some(version) = endpoint.terms.proxy else {
         return header;
     };
-    if exchange.preface_bytes > 0 {
+    if *preface_bytes > 0 {
         // It is there from the time when the endpoint's backlog was full.
         return header;
     }
@@ -130,14 +141,14 @@ fn say_whose(exchange: &mut Exchange, endpoint: &Endpoint, peer: Peer) -> Vec<u8
         return header;
     }
     // The connection's, not the request's: a later attempt must not repeat it.
-    exchange.preface_bytes = header.len();
-    exchange.outgoing.splice(..0, header);
+    *preface_bytes = header.len();
+    outgoing.splice(..0, header);
     Vec::new()
 }
 
 /// The right to one more connection, at the cost of an idle one of ours if it must be; `None` if
 /// the endpoint has all that it may have.
-fn room(core: &mut Core, endpoint: &Endpoint) -> Option<Option<ConnectionSlot>> {
+pub(crate) fn room(core: &mut Core, endpoint: &Endpoint) -> Option<Option<ConnectionSlot>> {
     if let Ok(slot) = endpoint.take_connection() {
         return Some(slot);
     }
@@ -146,7 +157,12 @@ fn room(core: &mut Core, endpoint: &Endpoint) -> Option<Option<ConnectionSlot>> 
     endpoint.take_connection().ok()
 }
 
-fn open(socket: Socket, endpoint: Arc<Endpoint>, slot: Option<ConnectionSlot>) -> Upstream {
+/// A connection on which nothing was asked yet.
+pub(crate) fn open(
+    socket: Socket,
+    endpoint: Arc<Endpoint>,
+    slot: Option<ConnectionSlot>,
+) -> Upstream {
     let claims = endpoint.claims.as_ref().and_then(|slots| slots.take());
     Upstream {
         socket,
@@ -183,22 +199,15 @@ fn established(session: &mut Session, core: &mut Core) -> Flow {
         .exchange
         .as_mut()
         .expect("a connection is for a request");
-    let upstream = exchange
-        .upstream
-        .as_mut()
-        .expect("the connection was just made");
-    if let Some(claims) = upstream.claims.as_mut() {
-        if !upstream.reused {
-            // The preface goes before the request, in the same write. It is the connection's, not
-            // the request's: a later attempt must not repeat it.
-            let mut with_preface = core.buffers.take();
-            claims.preface(&mut with_preface);
-            exchange.preface_bytes = with_preface.len();
-            with_preface.extend_from_slice(&exchange.outgoing);
-            core.buffers
-                .give(std::mem::replace(&mut exchange.outgoing, with_preface));
-        }
-        let sequence = claims.offer();
+    let Exchange {
+        upstream,
+        outgoing,
+        preface_bytes,
+        over_http2,
+        ..
+    } = &mut **exchange;
+    let upstream = upstream.as_mut().expect("the connection was just made");
+    if let Some(sequence) = offer(upstream, outgoing, preface_bytes, *over_http2, core) {
         exchange.offered = Some(sequence);
         core.offers.push(Offer {
             session: session.key,
@@ -211,4 +220,30 @@ fn established(session: &mut Session, core: &mut Core) -> Flow {
     exchange.upload_moved_ms = core.now_ms();
     exchange.response_moved_ms = core.now_ms();
     Flow::Continue
+}
+
+/// Offers a request on its connection's claim slot, if that has one; returns its number there. What
+/// the worker is to know beside the request goes before it, in the same write; a later attempt must
+/// not repeat it.
+pub(crate) fn offer(
+    upstream: &mut Upstream,
+    outgoing: &mut Vec<u8>,
+    preface_bytes: &mut usize,
+    over_http2: bool,
+    core: &mut Core,
+) -> Option<u64> {
+    let claims = upstream.claims.as_mut()?;
+    if !upstream.reused || over_http2 {
+        let mut with_preface = core.buffers.take();
+        if !upstream.reused {
+            claims.preface(&mut with_preface);
+        }
+        if over_http2 {
+            with_preface.extend_from_slice(OVER_HTTP2);
+        }
+        *preface_bytes = with_preface.len();
+        with_preface.extend_from_slice(outgoing);
+        core.buffers.give(std::mem::replace(outgoing, with_preface));
+    }
+    Some(claims.offer())
 }

@@ -16,12 +16,14 @@ use crate::admission::Place;
 use crate::cluster::Cluster;
 use crate::config::{EdgeConfig, Relays};
 use crate::endpoint::EndpointId;
+use crate::hedge;
 use crate::http2::Opening;
 use crate::http2::upstream::Upstreams;
 use crate::pool::{Pools, Upstream};
 use crate::route::RouteTable;
 use crate::session::{Exchange, Session};
 use crate::shard::SessionKey;
+use crate::spill::is_full;
 
 /// Bytes read at once for a head, a small body, or when nothing is known.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
@@ -30,6 +32,9 @@ pub(crate) const READ_BYTES: usize = 64 * 1024;
 pub(crate) const HEADROOM: usize = 1024;
 /// Bytes read at once for a body known to be large.
 pub(crate) const READ_BYTES_LARGE: usize = 256 * 1024;
+
+/// How often the log is told that nothing can be kept on disk.
+const TELL_OF_SPILL_MS: u64 = 10_000;
 
 /// The shared part of a shard.
 pub(crate) struct Core {
@@ -84,6 +89,10 @@ pub(crate) struct Core {
     listener_terms: Vec<Option<ListenerTerms>>,
     request_ids: RequestIds,
     date: DateText,
+    /// Bodies that could not be kept on disk since the log was told.
+    spills_failed: u64,
+    /// When the log is told again.
+    tell_of_spill_ms: u64,
 }
 
 /// What the shards have done of what they were told, counted over all of them.
@@ -165,6 +174,8 @@ impl Core {
             listener_terms: Vec::new(),
             request_ids: RequestIds::new(),
             date: DateText::default(),
+            spills_failed: 0,
+            tell_of_spill_ms: 0,
         };
         core.configure(config, listeners);
         core
@@ -213,12 +224,17 @@ impl Core {
 
     /// Takes an exchange back; its buffers go to the store.
     pub(crate) fn give_exchange(&mut self, mut exchange: Box<Exchange>) {
+        if exchange.race.is_some() {
+            hedge::cancel(&mut exchange, self);
+        }
         self.buffers.give(std::mem::take(&mut exchange.outgoing));
         self.buffers.give(std::mem::take(&mut exchange.incoming));
         self.buffers.give(std::mem::take(&mut exchange.key));
         // A route that left the configuration is not kept alive by what is over.
         exchange.route = None;
         exchange.filtered = None;
+        exchange.whole = None;
+        exchange.backlog = None;
         if self.exchanges.len() < 1024 {
             self.exchanges.push(exchange);
         }
@@ -262,6 +278,29 @@ impl Core {
         &self.date.text
     }
 
+    /// Says in the log that something could not be kept on disk; now and then, however often it
+    /// happens.
+    pub(crate) fn tell_of_spill(&mut self, kind: std::io::ErrorKind, what: &str) {
+        let now_ms = self.now_ms();
+        self.spills_failed += 1;
+        if now_ms < self.tell_of_spill_ms {
+            return;
+        }
+        self.tell_of_spill_ms = now_ms + TELL_OF_SPILL_MS;
+        let times = std::mem::take(&mut self.spills_failed);
+        let terms = self.config.spill.terms();
+        let (directory, used) = (terms.directory.display(), self.config.spill.used());
+        let help = match kind {
+            std::io::ErrorKind::QuotaExceeded => "raise `total` in [spill], or the disk quota",
+            kind if is_full(kind) => "make place there, or name another `directory` in [spill]",
+            _ => "see to the folder, or name another `directory` in [spill]",
+        };
+        self.telemetry.log().error(format_args!(
+            "{what} cannot be kept in {directory}: {kind} (`[spill]` holds {used} bytes; \
+             {times} times since this was last said); {help}"
+        ));
+    }
+
     /// A duration of the configuration in milliseconds from `from_ms`.
     pub(crate) fn after(from_ms: u64, duration: Option<Duration>) -> Option<u64> {
         duration.map(|duration| from_ms.saturating_add(duration.as_millis() as u64))
@@ -281,6 +320,8 @@ pub(crate) enum Owner {
     Shared(usize),
     /// The connection at this place, for its upstream socket.
     Upstream(usize),
+    /// The connection at this place, for the socket of an attempt beside the present one.
+    Rival(usize),
     /// The pool of this endpoint.
     Idle(EndpointId),
 }

@@ -6,6 +6,7 @@ use crate::answer;
 use crate::config::Timeouts;
 use crate::core::Core;
 use crate::error::{Kind, ProxyError, Stage};
+use crate::hedge;
 use crate::http2;
 use crate::respond;
 use crate::retry;
@@ -36,6 +37,7 @@ pub(crate) enum Timer {
     Probe,
     Try,
     TryAgain,
+    Hedge,
     Request,
     TunnelIdle,
     Linger,
@@ -79,6 +81,10 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             Some((since + DRAIN_IDLE_MS, Timer::KeepAlive))
         }
         Phase::Head => of(since, timeouts.header_read, Timer::HeadRead),
+        Phase::Taking => earliest([
+            of(upload_moved_ms(session), timeouts.body_gap, Timer::BodyGap),
+            whole_request(session, core),
+        ]),
         Phase::Waiting => earliest([
             of(since, timeouts.queue_wait, Timer::QueueWait),
             session
@@ -98,17 +104,15 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
             let again = exchange.connect_again_ms;
             earliest([
                 of(since, timeouts.connect, Timer::Connect),
-                this_try(exchange, timeouts),
                 (again > 0).then_some((again, Timer::ConnectAgain)),
-                whole_request(session, core),
+                this_attempt(session, exchange, core),
             ])
         }),
         Phase::Exchange => session.exchange.as_ref().and_then(|exchange| {
             earliest([
                 exchange_deadline(session, exchange, core),
-                this_try(exchange, timeouts),
                 held_or_probing(exchange),
-                whole_request(session, core),
+                this_attempt(session, exchange, core),
             ])
         }),
         Phase::Tunnel => {
@@ -125,6 +129,21 @@ pub(crate) fn next(session: &Session, core: &Core) -> Option<(u64, Timer)> {
         Phase::Http2 => http2::next_deadline(session, core),
         Phase::Linger => Some((since + LINGER_MS, Timer::Linger)),
     }
+}
+
+/// When bytes of a request body last moved.
+fn upload_moved_ms(session: &Session) -> u64 {
+    let exchange = session.exchange.as_ref();
+    exchange.map_or(session.since_ms, |exchange| exchange.upload_moved_ms)
+}
+
+/// What is due to an attempt whatever it is doing.
+fn this_attempt(session: &Session, exchange: &Exchange, core: &Core) -> Option<(u64, Timer)> {
+    earliest([
+        this_try(exchange, exchange.timeouts(&core.config.timeouts)),
+        hedge::next_ms(exchange).map(|at| (at, Timer::Hedge)),
+        whole_request(session, core),
+    ])
 }
 
 /// The deadline of an attempt, until it is answered.
@@ -199,6 +218,7 @@ pub(crate) fn expired(session: &mut Session, core: &mut Core, timer: Timer) -> F
             retry::fail(session, core, error)
         }
         Timer::TryAgain => admit::admit(session, core),
+        Timer::Hedge => hedge::send(session, core),
         Timer::Connect => retry::fail(
             session,
             core,

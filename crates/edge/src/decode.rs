@@ -10,8 +10,8 @@ use evener_http1::{
 use evener_net::{Peer, Transfer};
 use evener_policy::bulkhead::Class;
 
-use crate::admit;
 use crate::answer;
+use crate::buffer_request;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::filter;
@@ -187,11 +187,16 @@ fn start(session: &mut Session, core: &mut Core, bytes: &[u8], head: &RequestHea
         let error = ProxyError::downstream(Stage::Admit, Kind::BodyTooLarge);
         return Parsed::Refused(answer::refuse(session, core, &error));
     }
+    if let Some(terms) = route.buffering.requests
+        && let Some(exchange) = session.exchange.as_mut()
+    {
+        buffer_request::prepare(exchange, terms, head, bytes.len() > head.length);
+    }
     match forward::take_body(session, core, &bytes[head.length..]) {
         Ok(used) => Parsed::Started {
             used: head.length + used,
             flow: match treated {
-                false => admit::admit(session, core),
+                false => buffer_request::begin(session, core),
                 true => local::begin(session, core, bytes, head, &id),
             },
         },

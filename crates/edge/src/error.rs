@@ -7,6 +7,8 @@ use std::io;
 use evener_http1::{BodyError, HeadError};
 use evener_telemetry::ErrorKind;
 
+use crate::spill::is_full;
+
 /// A request that cannot go on as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProxyError {
@@ -57,6 +59,8 @@ pub(crate) enum Kind {
     NoFile,
     /// The response could not be compressed.
     Encoding(io::ErrorKind),
+    /// A body could not be kept on disk.
+    Spill(io::ErrorKind),
     QueueFull,
     QueueTimeout,
     /// No endpoint is there that could serve.
@@ -117,6 +121,9 @@ impl ProxyError {
             Kind::HeadTimeout | Kind::BodyTimeout => 408,
             Kind::NoRoute | Kind::NoFile => 404,
             Kind::Encoding(_) => 500,
+            // RFC 4918, 11.5.
+            Kind::Spill(kind) if is_full(kind) => 507,
+            Kind::Spill(_) => 503,
             Kind::QueueFull | Kind::QueueTimeout | Kind::BreakerOpen | Kind::Shed => 503,
             Kind::NobodyAlive
             | Kind::ConnectFailed(_)
@@ -147,6 +154,7 @@ impl ProxyError {
             Kind::BodyTimeout => "the request body did not arrive in time",
             Kind::NoFile => "there is no such file",
             Kind::Encoding(_) => "the response could not be compressed",
+            Kind::Spill(_) => "the server has no place to keep the body; try again later",
             Kind::NotProxied => "the connection does not begin with a PROXY header",
             Kind::NoRoute => "nothing is served here under this host and path",
             Kind::QueueFull => "too many requests are waiting; try again later",
@@ -181,6 +189,7 @@ impl ProxyError {
             Kind::BodyTimeout => ErrorKind::BodyGapTimeout,
             Kind::NoRoute | Kind::NoFile => ErrorKind::NoRoute,
             Kind::Encoding(_) => ErrorKind::UpstreamMalformed,
+            Kind::Spill(_) => ErrorKind::SpillFailed,
             Kind::QueueFull => ErrorKind::QueueFull,
             Kind::QueueTimeout => ErrorKind::QueueTimeout,
             Kind::NobodyAlive => ErrorKind::NoWorker,

@@ -5,6 +5,7 @@ use evener_http1::Version;
 
 use crate::core::Core;
 use crate::forward::{self, Upload};
+use crate::hedge;
 use crate::respond::{self, Download};
 use crate::retry;
 use crate::session::{Flow, Phase, Session};
@@ -32,6 +33,11 @@ pub(crate) fn advance(session: &mut Session, core: &mut Core) -> Flow {
             return Flow::Continue;
         }
         Download::Rests | Download::Yields => {}
+    }
+    if session.exchange.as_ref().is_some_and(|e| e.race.is_some())
+        && let Some(flow) = hedge::advance(session, core)
+    {
+        return flow;
     }
     note_half_close(session, core);
     if upload == Upload::Yields || download == Download::Yields {

@@ -6,9 +6,10 @@
 
 use std::mem::take;
 
-use evener_http1::write;
+use evener_http1::{Piece, write};
 use evener_net::Transfer;
 
+use crate::buffer_request;
 use crate::core::{Core, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::session::{Exchange, Session};
@@ -36,27 +37,38 @@ pub(crate) fn upload(session: &mut Session, core: &mut Core) -> Result<Upload, P
             return Ok(Upload::Rests);
         }
         if exchange.request_body.is_done() {
-            return Ok(Upload::Rests);
+            return match exchange.whole {
+                None => Ok(Upload::Rests),
+                Some(_) => buffer_request::send_on(session, core),
+            };
         }
-        if !session.input.is_empty() {
-            let mut input = take(&mut session.input);
-            let used = take_body(session, core, &input);
-            input.drain(..*used.as_ref().unwrap_or(&0));
-            session.input = input;
-            core.buffers.reclaim(&mut session.input);
-            used?;
-            continue;
-        }
-        let large = exchange.request_body.expected_bytes() > READ_BYTES as u64;
-        let size = if large { READ_BYTES_LARGE } else { READ_BYTES };
-        let mut scratch = take(&mut core.scratch);
-        let moved = read_body(session, core, &mut scratch[..size]);
-        core.scratch = scratch;
-        if !moved? {
+        if !receive(session, core)? {
             return Ok(Upload::Rests);
         }
     }
     Ok(Upload::Yields)
+}
+
+/// Takes the next piece of the request body that has come from the client; false if none has.
+pub(crate) fn receive(session: &mut Session, core: &mut Core) -> Result<bool, ProxyError> {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("an upload is of a request");
+    if !session.input.is_empty() {
+        let mut input = take(&mut session.input);
+        let used = take_body(session, core, &input);
+        input.drain(..*used.as_ref().unwrap_or(&0));
+        session.input = input;
+        core.buffers.reclaim(&mut session.input);
+        return used.map(|_| true);
+    }
+    let large = exchange.request_body.expected_bytes() > READ_BYTES as u64;
+    let size = if large { READ_BYTES_LARGE } else { READ_BYTES };
+    let mut scratch = take(&mut core.scratch);
+    let moved = read_body(session, core, &mut scratch[..size]);
+    core.scratch = scratch;
+    moved
 }
 
 fn read_body(
@@ -95,6 +107,9 @@ pub(crate) fn take_body(
         return Ok(0);
     }
     exchange.upload_moved_ms = core.now_ns / 1_000_000;
+    if exchange.whole.is_some() {
+        return buffer_request::take(exchange, core, bytes);
+    }
     let mut gather = take(&mut core.gather);
     gather.clear();
     let used = decode_into(exchange, bytes, &mut gather);
@@ -130,19 +145,10 @@ fn decode_into(
     bytes: &[u8],
     gather: &mut evener_net::Gather,
 ) -> Result<usize, ProxyError> {
-    let bad = |kind| ProxyError::downstream(Stage::Forward, kind);
     let mut at = 0;
     while at < bytes.len() && !exchange.request_body.is_done() && !gather.is_full() {
-        let piece = exchange
-            .request_body
-            .decode(&bytes[at..])
-            .map_err(|error| bad(Kind::Body(error)))?;
+        let piece = decode_piece(exchange, &bytes[at..])?;
         let (start, end) = (at + piece.data.start, at + piece.data.end);
-        exchange.request_body_bytes += (end - start) as u64;
-        let most = exchange.route.as_ref().and_then(|route| route.body_bytes);
-        if most.is_some_and(|most| exchange.request_body_bytes > most) {
-            return Err(bad(Kind::BodyTooLarge));
-        }
         if start < end {
             if exchange.chunked {
                 gather.own(|own| write::chunk_start(own, end - start));
@@ -158,6 +164,21 @@ fn decode_into(
         gather.own(|own| write::last_chunk(own, exchange.request_body.trailer()));
     }
     Ok(at)
+}
+
+/// Decodes the next piece of the request body, which is counted and held to its bound.
+pub(crate) fn decode_piece(exchange: &mut Exchange, bytes: &[u8]) -> Result<Piece, ProxyError> {
+    let bad = |kind| ProxyError::downstream(Stage::Forward, kind);
+    let piece = exchange
+        .request_body
+        .decode(bytes)
+        .map_err(|error| bad(Kind::Body(error)))?;
+    exchange.request_body_bytes += piece.data.len() as u64;
+    let most = exchange.route.as_ref().and_then(|route| route.body_bytes);
+    if most.is_some_and(|most| exchange.request_body_bytes > most) {
+        return Err(bad(Kind::BodyTooLarge));
+    }
+    Ok(piece)
 }
 
 /// Writes what waits for the endpoint; returns whether it took everything.

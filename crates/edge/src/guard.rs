@@ -86,6 +86,12 @@ impl Guard {
         }
     }
 
+    /// Whether nothing speaks against asking for more than has to be: the breaker is closed.
+    pub(crate) fn is_calm(&self) -> bool {
+        let breaker = self.breaker.as_ref();
+        breaker.is_none_or(|breaker| breaker.state() == breaker::State::Closed)
+    }
+
     /// Asks for one more request in flight; if it may be, [`Guard::end`] must follow.
     pub(crate) fn begin(&mut self, importance: Importance, now_ns: u64) -> bool {
         let beyond = match self.settings.shed {

@@ -12,8 +12,8 @@ use evener_filters::{
 use evener_http1::{Method, RequestHead, Version, write};
 use evener_net::Transfer;
 
-use crate::admit;
 use crate::answer;
+use crate::buffer_request;
 use crate::compress;
 use crate::core::{Core, READ_BYTES};
 use crate::error::{Kind, ProxyError, Stage};
@@ -71,7 +71,7 @@ pub(crate) fn begin(
             let error = ProxyError::edge(Stage::Route, Kind::NoFile);
             answer::refuse(session, core, &error)
         }
-        Outcome::Cluster => admit::admit(session, core),
+        Outcome::Cluster => buffer_request::begin(session, core),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Stage 9, and the second half of 7: the response on its way to the client, and what happens to
 //! both connections afterwards.
 //!
-//! Responses are not buffered, with one exception. A response that fits in one write and whose end
+//! Responses are not buffered unless the route asks for it (`buffer_response`), with one exception. A response that fits in one write and whose end
 //! is on its way (a head of which the short body follows in the endpoint's next write) is held for
 //! a moment: it then leaves in one write, and if the endpoint dies in between, the request can
 //! still be answered by another one, or with an error that can be read.
@@ -13,14 +13,17 @@ use evener_net::Transfer;
 
 use crate::admission::Finished;
 use crate::binding;
+use crate::buffer_response;
 use crate::compress;
 use crate::core::{Core, HEADROOM, Owner, READ_BYTES, READ_BYTES_LARGE};
 use crate::error::{Kind, ProxyError, Stage};
 use crate::forward::ROUNDS_MAX;
 use crate::head::{self, ResponseTerms};
+use crate::hedge;
 use crate::record;
 use crate::retry;
 use crate::session::{Exchange, Flow, Phase, Session};
+use crate::spill::PIECES_MAX;
 
 /// The longest response body that is waited for.
 const HOLD_BYTES_MAX: u64 = 64 * 1024;
@@ -45,17 +48,19 @@ pub(crate) enum Download {
 
 /// Moves the response on, as far as both sides let it.
 pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Download, ProxyError> {
-    for _ in 0..ROUNDS_MAX {
+    for round in 0..ROUNDS_MAX {
         if !flush(session, core)? {
-            let exchange = session
-                .exchange
-                .as_mut()
-                .expect("a download is of a request");
-            // After 101 the endpoint has only begun.
-            if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
-                release_upstream(exchange, core);
+            match behind(session, core, round) {
+                None => {}
+                Some(download) => return Ok(download),
             }
-            return Ok(Download::Rests);
+        } else if session
+            .exchange
+            .as_ref()
+            .is_some_and(|e| e.backlog.is_some())
+            && buffer_response::refill(session, core)?
+        {
+            continue;
         }
         let exchange = session
             .exchange
@@ -103,6 +108,23 @@ pub(crate) fn download(session: &mut Session, core: &mut Core) -> Result<Downloa
     Ok(Download::Yields)
 }
 
+/// The client has not taken what is there: whether the download ends for now.
+fn behind(session: &mut Session, core: &mut Core, round: usize) -> Option<Download> {
+    let exchange = session
+        .exchange
+        .as_mut()
+        .expect("a download is of a request");
+    // After 101 the endpoint has only begun.
+    if exchange.is_answered() && !exchange.terms.is_some_and(|terms| terms.tunnel) {
+        release_upstream(exchange, core);
+        return Some(Download::Rests);
+    }
+    if !buffer_response::reads_ahead(session) {
+        return Some(Download::Rests);
+    }
+    (round >= PIECES_MAX && buffer_response::spills(session)).then_some(Download::Yields)
+}
+
 /// Bytes came from the endpoint: those of `buffer` from `at` on.
 fn received(
     session: &mut Session,
@@ -128,7 +150,16 @@ pub(crate) fn stop_holding(session: &mut Session, core: &mut Core) -> Result<(),
         .as_mut()
         .expect("a response is held for a request");
     exchange.hold_until_ms = 1;
-    let mut kept = take(&mut exchange.incoming);
+    let kept = take(&mut exchange.incoming);
+    take_kept(session, core, kept)
+}
+
+/// Goes on with bytes of an answer that were kept.
+pub(crate) fn take_kept(
+    session: &mut Session,
+    core: &mut Core,
+    mut kept: Vec<u8>,
+) -> Result<(), ProxyError> {
     let result = take_head(session, core, &mut kept, 0);
     core.buffers.give(kept);
     result
@@ -231,13 +262,13 @@ fn start_response(
         let declined = Kind::Declined(head.status);
         return Err(ProxyError::upstream(Stage::Respond, declined));
     }
+    if exchange.race.is_some() {
+        hedge::cancel(exchange, core);
+    }
     let modern = exchange.version == Version::H11;
     let delimited = matches!(head.framing, Framing::Length(_));
     let bytes = &buffer[at..];
-    if let Some(template) = core.telemetry.access_template() {
-        let names = template.response_fields();
-        exchange.log.keep_response(names, bytes, &core.fields);
-    }
+    keep_for_log(exchange, core, bytes);
     let encoded = exchange.filtered.is_some() && {
         binding::note(exchange, bytes, &core.fields, core.now_ns);
         compress::begin(exchange, core, bytes, head)
@@ -280,6 +311,14 @@ fn start_response(
     }
     core.gather = gather;
     send_body(session, core, buffer, body)
+}
+
+/// Keeps what the access log will say about a response.
+fn keep_for_log(exchange: &mut Exchange, core: &Core, bytes: &[u8]) {
+    if let Some(template) = core.telemetry.access_template() {
+        let names = template.response_fields();
+        exchange.log.keep_response(names, bytes, &core.fields);
+    }
 }
 
 /// Decodes the body bytes of `buffer` from `at` on, and sends them after what `core.gather` already
@@ -382,8 +421,13 @@ pub(crate) fn send(
         }
     }
     if written < gather.len() {
-        core.buffers.furnish(&mut session.output);
-        gather.copy_rest(input, written, &mut session.output);
+        match session.exchange.as_deref().and_then(buffer_response::terms) {
+            Some(terms) => buffer_response::keep(session, core, terms, gather, input, written),
+            None => {
+                core.buffers.furnish(&mut session.output);
+                gather.copy_rest(input, written, &mut session.output);
+            }
+        }
         // Without the registration the deadline on the client ends the wait.
         let _ = session.socket.await_writable(&core.registry);
     }

@@ -16,6 +16,7 @@ use crate::config::Resend;
 use crate::core::{Core, Offer};
 use crate::error::{Kind, ProxyError, Side, Stage};
 use crate::health_paths;
+use crate::hedge;
 use crate::record;
 use crate::session::{Exchange, Flow, Phase, Session};
 
@@ -32,6 +33,18 @@ pub(crate) fn fail(session: &mut Session, core: &mut Core, error: ProxyError) ->
     }
     if let (Some(asked), Kind::Declined(404)) = (exchange.stand_in, error.kind) {
         return health_paths::stand_in(session, core, asked);
+    }
+    if exchange.race.is_some() && error.side == Side::Upstream && hedge::has_rivals(exchange) {
+        let rules = match exchange.resend() {
+            Resend::NextUpstream(rules) => next_upstream(exchange, core, &rules, error),
+            Resend::Safe => None,
+        };
+        let blame = rules.map_or(Blame::Failed, |(_, blame)| blame);
+        give_up_attempt(exchange, core, error, blame);
+        if hedge::take_over(session, core) {
+            return Flow::Continue;
+        }
+        return abandon(session, core);
     }
     let again = match exchange.resend() {
         Resend::Safe => {
@@ -128,6 +141,12 @@ pub(crate) fn declines(exchange: &mut Exchange, core: &Core, status: u16) -> boo
     if exchange.stand_in.is_some() && status == 404 {
         return true;
     }
+    would_decline(exchange, core, status)
+        && (hedge::has_rivals(exchange) || exchange.cluster().may_retry(core.now_ns))
+}
+
+/// Whether an answer of this status is declined, if the cluster bears another try.
+pub(crate) fn would_decline(exchange: &Exchange, core: &Core, status: u16) -> bool {
     let Resend::NextUpstream(rules) = exchange.resend() else {
         return false;
     };
@@ -136,7 +155,6 @@ pub(crate) fn declines(exchange: &mut Exchange, core: &Core, status: u16) -> boo
     }
     let attempt = attempt(exchange, core, &rules, Ended::Status(status));
     matches!(rules.decide(&attempt).0, Next::Again { .. })
-        && exchange.cluster().may_retry(core.now_ns)
 }
 
 /// What nginx's rules make of a failed attempt, if it was the endpoint that failed it.

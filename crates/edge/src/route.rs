@@ -10,10 +10,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use evener_config::{
-    Action, Backoff, BalanceKey, Binding, Fallback, Filters, Fixed, HostPattern, Matcher,
-    PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
+    Action, Backoff, BalanceKey, Binding, Buffering, Fallback, Filters, Fixed, HostPattern,
+    Matcher, PathPattern, Resend, Route, Template, Timeouts, ValuePattern,
 };
 use evener_http1::{Fields, RequestHead, TargetForm};
+use evener_policy::hedge;
 use evener_policy::shed::Importance;
 
 use crate::cluster::Cluster;
@@ -51,10 +52,14 @@ pub(crate) struct ActiveRoute {
     pub(crate) resend: Resend,
     /// How long a request waits before another try.
     pub(crate) backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub(crate) hedge: Option<hedge::Settings>,
     /// What becomes of requests that the cluster does not take.
     pub(crate) fallback: Option<ActiveFallback>,
     /// How important its requests are to the cluster.
     pub(crate) importance: Importance,
+    /// What of bodies is kept.
+    pub(crate) buffering: Buffering,
     /// What is done besides passing requests on, if anything is.
     pub(crate) treatment: Option<Box<Treatment>>,
     conditions: Conditions,
@@ -138,6 +143,7 @@ impl RouteTable {
                 sticky: route.sticky.clone(),
                 resend: route.resend,
                 backoff: route.backoff,
+                hedge: route.hedge,
                 fallback: match &route.fallback {
                     Some(Fallback::Cluster(name)) => {
                         named(name).cloned().map(ActiveFallback::Cluster)
@@ -146,6 +152,7 @@ impl RouteTable {
                     None => None,
                 },
                 importance: route.importance,
+                buffering: route.buffering,
                 treatment: Treatment::of(route),
                 conditions: Conditions::new(&route.matcher, listeners),
             });

@@ -12,12 +12,15 @@ use evener_policy::balance::Picking;
 use evener_policy::breaker::Pass;
 use evener_policy::bulkhead::Class;
 
+use crate::buffer_request::Whole;
+use crate::buffer_response::Backlog;
 use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
 use crate::endpoint::Endpoint;
 use crate::filter::Filtered;
 use crate::head::ResponseTerms;
 use crate::health_paths::Asked;
+use crate::hedge::Race;
 use crate::http2::Http2;
 use crate::pool::Upstream;
 use crate::route::{ActiveFallback, ActiveRoute, Treatment};
@@ -31,6 +34,8 @@ pub(crate) enum Phase {
     Proxied,
     /// Reading the head of the next request, or waiting for it.
     Head,
+    /// Taking the body of a request before an endpoint is asked for.
+    Taking,
     /// In the cluster's queue.
     Waiting,
     /// Waiting a little before another try.
@@ -178,6 +183,9 @@ pub(crate) struct Exchange {
     /// The endpoint takes no more of the request, but may still answer.
     pub(crate) upload_ended: bool,
     pub(crate) upload_moved_ms: u64,
+    /// The body, where it is taken before an endpoint is asked for: while it comes, and then if
+    /// part of it lies on disk.
+    pub(crate) whole: Option<Box<Whole>>,
     /// What the access log wants to know; empty without one.
     pub(crate) log: LogLine,
 
@@ -200,6 +208,8 @@ pub(crate) struct Exchange {
     pub(crate) loop_held: Option<Duration>,
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
+    /// The attempts beside this one, and when there are to be more; `None` where there are none.
+    pub(crate) race: Option<Box<Race>>,
     /// By which the breaker let the attempt pass.
     pub(crate) pass: Option<Pass>,
     /// The cluster did not take it: it goes to the one that stands in.
@@ -232,6 +242,8 @@ pub(crate) struct Exchange {
     /// When to stop waiting for the rest of a short response; 0 while there is none.
     pub(crate) hold_until_ms: u64,
     pub(crate) response_moved_ms: u64,
+    /// What a slow client is behind, where responses are kept for it.
+    pub(crate) backlog: Option<Box<Backlog>>,
     /// When to find out whether a client that closed its sending side is still there.
     pub(crate) probe_at_ms: u64,
     pub(crate) probed: bool,
@@ -307,6 +319,8 @@ impl Exchange {
         self.preface_bytes = 0;
         self.held = true;
         self.upload_moved_ms = now_ns / 1_000_000;
+        self.whole = None;
+        self.backlog = None;
         self.log.text.clear();
         self.log.fields.clear();
         self.log.request_fields = 0;
@@ -318,6 +332,7 @@ impl Exchange {
         self.key.clear();
         self.class = Class::NONE;
         self.picking.reset();
+        self.race = None;
         self.pass = None;
         self.fallen = false;
         self.attempts = 0;
@@ -338,6 +353,9 @@ impl Exchange {
         self.outgoing.drain(..self.preface_bytes);
         self.preface_bytes = 0;
         self.sent = 0;
+        if let Some(whole) = &mut self.whole {
+            whole.rewind();
+        }
         self.upload_ended = false;
         self.offered = None;
         self.loop_held = None;
@@ -386,7 +404,9 @@ impl Exchange {
 
     /// Whether the whole request went to the endpoint.
     pub(crate) fn is_sent(&self) -> bool {
-        self.request_body.is_done() && self.sent == self.outgoing.len()
+        self.request_body.is_done()
+            && self.sent == self.outgoing.len()
+            && self.whole.as_ref().is_none_or(|whole| whole.is_sent())
     }
 
     /// Whether the whole response came from the endpoint.

@@ -16,6 +16,7 @@ use mio::{Events, Poll, Token};
 
 use crate::accept::{self, Backlog};
 use crate::answer;
+use crate::buffer_request;
 use crate::cluster::Cluster;
 use crate::config::EdgeConfig;
 use crate::connect;
@@ -24,6 +25,7 @@ use crate::deadlines;
 use crate::decode;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::exchange;
+use crate::hedge;
 use crate::http2::{self, upstream};
 use crate::local;
 use crate::proxied;
@@ -201,6 +203,13 @@ impl Shard {
                 };
                 upstream.socket.note(event);
                 self.drive(index);
+            }
+            Owner::Rival(index) => {
+                let session = self.sessions.slab.get_mut(index);
+                let exchange = session.and_then(|session| session.exchange.as_mut());
+                if exchange.is_some_and(|exchange| hedge::note(exchange, token, event)) {
+                    self.drive(index);
+                }
             }
             Owner::Shared(index) => {
                 upstream::note(&mut self.core, index, event);
@@ -400,8 +409,12 @@ fn step_through(session: &mut Session, core: &mut Core) -> Flow {
         let flow = match session.phase {
             Phase::Proxied => proxied::read_header(session, core),
             Phase::Head => read_next_head(session, core),
+            Phase::Taking => buffer_request::advance(session, core),
             Phase::Waiting | Phase::Backoff => exchange::wait(session, core),
-            Phase::Connecting => connect::poll_connected(session, core),
+            Phase::Connecting => match hedge::advance(session, core) {
+                Some(flow) => flow,
+                None => connect::poll_connected(session, core),
+            },
             Phase::Exchange => exchange::advance(session, core),
             Phase::Tunnel => tunnel::advance(session, core),
             Phase::Local => local::advance(session, core),

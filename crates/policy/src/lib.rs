@@ -14,6 +14,7 @@ pub mod budget;
 pub mod bulkhead;
 pub mod gradient;
 pub mod health;
+pub mod hedge;
 pub mod leader;
 pub mod lifecycle;
 pub mod next_upstream;

@@ -90,6 +90,8 @@ error_kinds! {
     ResponseGapTimeout = "response_gap_timeout",
     /// The whole request took too long.
     RequestTimeout = "request_timeout",
+    /// A body could not be kept on disk.
+    SpillFailed = "spill_failed",
     /// Refused while draining.
     Draining = "draining",
     /// A bug of ours.
@@ -110,6 +112,10 @@ pub(crate) struct ShardCounters {
     pub(crate) retries: Counter,
     pub(crate) queued: Counter,
     pub(crate) take_backs: Counter,
+    pub(crate) hedges: Counter,
+    pub(crate) hedges_won: Counter,
+    pub(crate) hedges_cancelled: Counter,
+    pub(crate) spilled: Counter,
     pub(crate) upstream_opened: Counter,
     pub(crate) upstream_reused: Counter,
     pub(crate) access_lines_dropped: Counter,
@@ -136,6 +142,10 @@ impl Default for ShardCounters {
             retries: Counter::default(),
             queued: Counter::default(),
             take_backs: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
+            hedges_cancelled: Counter::default(),
+            spilled: Counter::default(),
             upstream_opened: Counter::default(),
             upstream_reused: Counter::default(),
             access_lines_dropped: Counter::default(),
@@ -168,6 +178,10 @@ impl ShardCounters {
         sum.retries += self.retries.value();
         sum.queued += self.queued.value();
         sum.take_backs += self.take_backs.value();
+        sum.hedges += self.hedges.value();
+        sum.hedges_won += self.hedges_won.value();
+        sum.hedges_cancelled += self.hedges_cancelled.value();
+        sum.spilled += self.spilled.value();
         sum.upstream_opened += self.upstream_opened.value();
         sum.upstream_reused += self.upstream_reused.value();
         sum.access_lines_dropped += self.access_lines_dropped.value();
@@ -209,6 +223,14 @@ pub struct Snapshot {
     pub queued: u64,
     /// Requests taken back from a worker that had not begun them.
     pub take_backs: u64,
+    /// Requests sent to another endpoint as well.
+    pub hedges: u64,
+    /// Those whose answer came first.
+    pub hedges_won: u64,
+    /// Attempts cut off because another was first, or nobody waited any more.
+    pub hedges_cancelled: u64,
+    /// Bytes of bodies written to disk because they were too many for memory.
+    pub spilled: u64,
     /// Upstream connections opened.
     pub upstream_opened: u64,
     /// Times an idle upstream connection was used again.
@@ -237,6 +259,10 @@ impl Default for Snapshot {
             retries: 0,
             queued: 0,
             take_backs: 0,
+            hedges: 0,
+            hedges_won: 0,
+            hedges_cancelled: 0,
+            spilled: 0,
             upstream_opened: 0,
             upstream_reused: 0,
             access_lines_dropped: 0,
@@ -319,6 +345,10 @@ impl Snapshot {
             retries: self.retries - earlier.retries,
             queued: self.queued - earlier.queued,
             take_backs: self.take_backs - earlier.take_backs,
+            hedges: self.hedges - earlier.hedges,
+            hedges_won: self.hedges_won - earlier.hedges_won,
+            hedges_cancelled: self.hedges_cancelled - earlier.hedges_cancelled,
+            spilled: self.spilled - earlier.spilled,
             upstream_opened: self.upstream_opened - earlier.upstream_opened,
             upstream_reused: self.upstream_reused - earlier.upstream_reused,
             access_lines_dropped: self.access_lines_dropped - earlier.access_lines_dropped,

@@ -98,6 +98,7 @@ impl Telemetry {
         shards.push(Arc::clone(&counters));
         ShardTelemetry {
             counters,
+            log: self.inner.log.clone(),
             access: self.inner.access.as_ref().map(AccessWriter::buffer),
         }
     }
@@ -130,6 +131,7 @@ impl Telemetry {
 #[derive(Debug)]
 pub struct ShardTelemetry {
     counters: Arc<ShardCounters>,
+    log: Log,
     access: Option<AccessBuffer>,
 }
 
@@ -206,6 +208,31 @@ impl ShardTelemetry {
     /// A request was taken back from a worker that had not begun it.
     pub fn taken_back(&mut self) {
         self.counters.take_backs.add(1);
+    }
+
+    /// A request was sent to another endpoint as well.
+    pub fn hedged(&mut self) {
+        self.counters.hedges.add(1);
+    }
+
+    /// The answer of an attempt beside the first one came first.
+    pub fn hedge_won(&mut self) {
+        self.counters.hedges_won.add(1);
+    }
+
+    /// An attempt was cut off because another was first, or nobody waited any more.
+    pub fn hedge_cancelled(&mut self) {
+        self.counters.hedges_cancelled.add(1);
+    }
+
+    /// Bytes of a body were written to disk because they were too many for memory.
+    pub fn spilled(&mut self, bytes: u64) {
+        self.counters.spilled.add(bytes);
+    }
+
+    /// The operational log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// A new upstream connection was opened.

@@ -179,6 +179,35 @@ impl Exposition {
         ] {
             self.single(name, Kind::Counter, help, value);
         }
+        self.extras(snapshot);
+    }
+
+    /// Those of what routes and clusters have to ask for.
+    fn extras(&mut self, snapshot: &Snapshot) {
+        for (name, help, value) in [
+            (
+                "evener_hedges_total",
+                "Requests sent to another endpoint as well because no answer had come.",
+                snapshot.hedges,
+            ),
+            (
+                "evener_hedges_won_total",
+                "Hedges whose answer came first.",
+                snapshot.hedges_won,
+            ),
+            (
+                "evener_hedges_cancelled_total",
+                "Attempts cut off because another was first, or nobody waited any more.",
+                snapshot.hedges_cancelled,
+            ),
+            (
+                "evener_spilled_bytes_total",
+                "Bytes of bodies written to disk because they were too many for memory.",
+                snapshot.spilled,
+            ),
+        ] {
+            self.single(name, Kind::Counter, help, value);
+        }
     }
 
     /// A histogram with buckets at powers of two of a microsecond, from 64 µs to 67 s, where the

@@ -26,5 +26,5 @@ mod vitals;
 
 pub use claim::{CLAIM_SEQUENCE_MAX, ClaimState, ClaimWord};
 pub use page::{Page, SLOTS_MAX};
-pub use preface::{PREFACE_BYTES_MAX, Preface, PrefaceError};
+pub use preface::{OVER_HTTP2, PREFACE_BYTES_MAX, Preface, PrefaceError};
 pub use vitals::{State, Vitals, Writer, monotonic_ns};

@@ -4,11 +4,17 @@
 //! edge to an Evener worker, in the same write as the first request. That request has sequence
 //! `seq`, the next one on the connection `seq + 1`, and so on: both sides count. A connection
 //! that does not begin so is plain HTTP without claims.
+//!
+//! On a connection that does, [`OVER_HTTP2`] goes before each request whose client speaks HTTP/2:
+//! the request itself is HTTP/1.1 by then.
 
 use core::fmt;
 
 /// The longest preface there is, in bytes.
 pub const PREFACE_BYTES_MAX: usize = 9 + 5 + 10 + 1 + 4 + 20 + 2;
+
+/// The line before a request whose client speaks HTTP/2.
+pub const OVER_HTTP2: &[u8] = b"EVENER/1 http=2\r\n";
 
 const MAGIC: &[u8] = b"EVENER/1 ";
 

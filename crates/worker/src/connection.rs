@@ -11,7 +11,7 @@ use evener_http1::{
     BodyDecoder, BodyError, Fields, HeadErrorKind, HeadLimits, HeadScan, RequestHead,
     parse_request, scan_head,
 };
-use evener_vitals::Preface;
+use evener_vitals::{OVER_HTTP2, Preface};
 use pyo3::prelude::*;
 
 use crate::output::Output;
@@ -90,6 +90,8 @@ pub(crate) struct Connection {
     scanned: usize,
     /// Whether the connection's first bytes have been looked at for a preface.
     prefaced: bool,
+    /// The client of the current request speaks HTTP/2, as the edge says.
+    pub(crate) over_http2: bool,
     /// The slot on the vitals page, and the sequence of the current request.
     pub(crate) claim: Option<(u32, u64)>,
     pub(crate) queued_ns: u64,
@@ -138,6 +140,7 @@ impl Connection {
             input: Vec::new(),
             scanned: 0,
             prefaced: false,
+            over_http2: false,
             claim: None,
             queued_ns: 0,
             held: Duration::ZERO,
@@ -227,6 +230,16 @@ impl Connection {
                 Err(Some(_)) => return HeadStep::Close,
             }
             self.prefaced = true;
+        }
+        if self.claim.is_some() && self.scanned == 0 && !self.over_http2 {
+            let shared = self.input.len().min(OVER_HTTP2.len());
+            if self.input[..shared] == OVER_HTTP2[..shared] {
+                if shared < OVER_HTTP2.len() {
+                    return HeadStep::Wait;
+                }
+                self.over_http2 = true;
+                self.input.drain(..shared);
+            }
         }
         if self.scanned > 0 {
             // Only the new bytes of a head that comes in pieces are looked at.

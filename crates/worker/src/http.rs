@@ -23,6 +23,8 @@ pub(crate) struct Begun {
     pub(crate) head: RequestHead,
     pub(crate) fields: Fields,
     pub(crate) ends: Ends,
+    /// The client speaks HTTP/2.
+    pub(crate) over_http2: bool,
     /// The subprotocols that the client listed, if it asks for a WebSocket.
     pub(crate) subprotocols: Option<Vec<String>>,
 }
@@ -89,6 +91,7 @@ impl Core {
             head: connection.head,
             fields: std::mem::take(&mut connection.fields),
             ends: connection.ends.clone_ref(py),
+            over_http2: std::mem::take(&mut connection.over_http2),
             subprotocols,
         })
     }

@@ -210,6 +210,7 @@ impl Run {
             head: &begun.head,
             fields: &begun.fields,
             ends: &begun.ends,
+            over_http2: begun.over_http2,
         };
         let websocket = begun.subprotocols.is_some();
         let scope = match &begun.subprotocols {

@@ -54,6 +54,8 @@ pub(crate) struct Request<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) fields: &'a Fields,
     pub(crate) ends: &'a Ends,
+    /// The client speaks HTTP/2; what has come is HTTP/1.1.
+    pub(crate) over_http2: bool,
 }
 
 /// Everything about scopes that does not change while the server runs.
@@ -150,7 +152,9 @@ impl Scopes {
         };
         self.set_path(py, scope, raw_path)?;
         scope.set_item(intern!(py, "query_string"), PyBytes::new(py, query))?;
-        if request.head.version == Version::H10 {
+        if request.over_http2 {
+            scope.set_item(intern!(py, "http_version"), intern!(py, "2"))?;
+        } else if request.head.version == Version::H10 {
             scope.set_item(intern!(py, "http_version"), intern!(py, "1.0"))?;
         }
         scope.set_item(intern!(py, "asgi"), self.asgi.bind(py).copy()?)?;

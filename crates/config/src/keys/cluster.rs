@@ -1,6 +1,7 @@
 //! `[cluster.NAME]` and what belongs to it.
 
-use super::guard::{BREAKER, CONCURRENCY, FALLBACK, RETRY_BACKOFF, SHED, STICKY};
+use super::buffer::{BUFFER_REQUESTS, BUFFER_RESPONSES};
+use super::guard::{BREAKER, CONCURRENCY, FALLBACK, HEDGE, RETRY_BACKOFF, SHED, STICKY};
 use super::{NAME, STATUSES, TARGET, TARGET_PATH, TEMPLATE, key};
 use crate::definition::Default::{Absent, Required, Said, Value};
 use crate::definition::Kind::{
@@ -56,6 +57,12 @@ the one with the least latency times requests; `first_fit` the first that is not
             TableOf(&RETRY_BACKOFF),
             Absent,
             "How long a request waits before it goes to another endpoint; without it, not at all.",
+        ),
+        key(
+            "hedge",
+            TableOf(&HEDGE),
+            Absent,
+            "When a request that has no answer goes to another endpoint as well.",
         ),
         key(
             "max_requests",
@@ -129,6 +136,18 @@ or takes too long, or no endpoint that may be tried gives an answer.",
             TableOf(&CLUSTER_TLS),
             Absent,
             "Endpoints speak TLS; `{}` has the usual settings.",
+        ),
+        key(
+            "buffer_requests",
+            Either(&[Flag, TableOf(&BUFFER_REQUESTS)]),
+            Value("false"),
+            "Takes the whole body of a request before an endpoint is asked for.",
+        ),
+        key(
+            "buffer_responses",
+            Either(&[Flag, TableOf(&BUFFER_RESPONSES)]),
+            Value("false"),
+            "Takes responses off their endpoints as fast as they come.",
         ),
         key(
             "queue",

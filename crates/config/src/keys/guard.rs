@@ -25,6 +25,42 @@ pub(super) static RETRY_BACKOFF: Table = Table {
     ],
 };
 
+pub(super) static HEDGE: Table = Table {
+    title: "[cluster.NAME.hedge]",
+    doc: "A request that has no answer after a while goes to another endpoint as well; the first answer counts, and the \
+other attempt is cut off. Only requests that read (`GET`, `HEAD`, `OPTIONS`, `TRACE`), have no body, ask for no upgrade \
+and are not bound to an endpoint by `sticky`. Hedges are counted with the retries of `retry_budget`; without one there are \
+at most 20 for each hundred requests of the last ten seconds, and three each second in any case. While requests wait for \
+an endpoint, or the breaker is not closed, there are none.",
+    keys: &[
+        key(
+            "after",
+            Time,
+            Absent,
+            "How long an answer is waited for. This or `quantile`.",
+        ),
+        key(
+            "quantile",
+            Whole(1, 99),
+            Absent,
+            "An answer is waited for as long as this percentage of the answers of the last minute took at most; until a \
+hundred have come, there are no hedges.",
+        ),
+        key(
+            "least",
+            Time,
+            Value("\"1ms\""),
+            "With `quantile`: at least so long.",
+        ),
+        key(
+            "max",
+            Whole(1, 8),
+            Value("1"),
+            "Hedges of one request, each after the same time as the one before.",
+        ),
+    ],
+};
+
 pub(super) static BREAKER: Table = Table {
     title: "[cluster.NAME.breaker]",
     doc: "The circuit breaker of a cluster. Open, it refuses requests (503, or the `fallback`); after a while it lets a \

@@ -1,5 +1,6 @@
 //! `[[route]]` and what belongs to it.
 
+use super::buffer::{BUFFER_REQUESTS, BUFFER_RESPONSES};
 use super::filters::{
     COMPRESS, CORS, FILES, REDIRECT, REQUEST_FIELDS, RESPOND, RESPONSE_FIELDS, REWRITE, SECURITY,
 };
@@ -132,6 +133,18 @@ route cannot be got round by writing its path in another way; what is sent on is
             Either(&[Flag, TableOf(&COMPRESS)]),
             Value("false"),
             "Compresses responses.",
+        ),
+        key(
+            "buffer_requests",
+            Either(&[Flag, TableOf(&BUFFER_REQUESTS)]),
+            Said("that of the cluster"),
+            "Takes the whole body of a request before an endpoint is asked for.",
+        ),
+        key(
+            "buffer_responses",
+            Either(&[Flag, TableOf(&BUFFER_RESPONSES)]),
+            Said("that of the cluster"),
+            "Takes responses off their endpoints as fast as they come.",
         ),
         key(
             "limits",

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evener_policy::balance::Method;
-use evener_policy::{breaker, budget, gradient, health, outlier, shed};
+use evener_policy::{breaker, budget, gradient, health, hedge, outlier, shed};
 
-use super::{BalanceKey, Fallback, Resend, Timeouts};
+use super::{BalanceKey, Buffering, Fallback, Resend, Timeouts};
 use crate::filters::Binding;
 use crate::template::Template;
 use crate::values::Target;
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub sharing: Sharing,
     /// How its endpoints are checked, if they are.
     pub health: Option<HealthCheck>,
+    /// What of bodies is kept.
+    pub buffering: Buffering,
     /// Requests that may wait for an endpoint (503 beyond it).
     pub queue_length: usize,
     /// Deadlines, those of the cluster laid over the general ones.
@@ -53,6 +55,8 @@ pub struct Sharing {
     pub budget: Option<budget::Settings>,
     /// How long a request waits before another try.
     pub backoff: Option<Backoff>,
+    /// When a request goes to another endpoint as well.
+    pub hedge: Option<hedge::Settings>,
     /// What protects the endpoints from more than they can do.
     pub guard: Guard,
 }

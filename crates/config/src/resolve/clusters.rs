@@ -10,8 +10,8 @@ use super::{APP, only, over, sharing, speech};
 use crate::error::Findings;
 use crate::filters::Fixed;
 use crate::model::{
-    BalanceKey, CheckKind, Cluster, Endpoint, Fallback, HealthCheck, Limits, Resend, Speech,
-    Timeouts,
+    BalanceKey, Buffering, CheckKind, Cluster, Endpoint, Fallback, HealthCheck, Limits, Resend,
+    Speech, Timeouts,
 };
 use crate::near::nearest;
 use crate::template::{Part, Template};
@@ -72,6 +72,9 @@ pub(super) fn clusters(
                 .map(|section| sharing::sharing(section, general, findings))
                 .unwrap_or_default(),
             health,
+            buffering: section
+                .map(|section| super::buffering(section, Buffering::default()))
+                .unwrap_or_default(),
             endpoints,
             queue_length: of("queue").map_or(limits.queue_length, |n| {
                 usize::try_from(n).unwrap_or(usize::MAX)

@@ -88,6 +88,7 @@ impl Routes<'_> {
             binding: goes_to.and_then(|cluster| cluster.binding.clone()),
             resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
             backoff: goes_to.and_then(|cluster| cluster.sharing.backoff),
+            hedge: goes_to.and_then(|cluster| cluster.sharing.hedge),
             fallback: goes_to.and_then(|cluster| cluster.fallback.clone()),
             importance: match section.text("importance") {
                 Some("low") => Importance::Low,
@@ -95,6 +96,10 @@ impl Routes<'_> {
                 Some("critical") => Importance::Critical,
                 _ => Importance::Normal,
             },
+            buffering: super::buffering(
+                section,
+                goes_to.map(|cluster| cluster.buffering).unwrap_or_default(),
+            ),
             filters,
             first: false,
         }
@@ -151,8 +156,15 @@ impl Routes<'_> {
     fn refuse_idle_filters(&mut self, section: &Section, action: &Action) {
         let local = matches!(action, Action::Redirect(_) | Action::Respond(_));
         let keys: &[&str] = match (local, action.cluster()) {
-            (true, _) => &["strip_prefix", "rewrite", "request_fields", "compress"],
-            (false, None) => &["request_fields"],
+            (true, _) => &[
+                "strip_prefix",
+                "rewrite",
+                "request_fields",
+                "compress",
+                "buffer_requests",
+                "buffer_responses",
+            ],
+            (false, None) => &["request_fields", "buffer_requests", "buffer_responses"],
             (false, Some(_)) => &[],
         };
         for key in keys {

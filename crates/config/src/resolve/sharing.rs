@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use evener_policy::hedge::{self, Delay};
 use evener_policy::next_upstream::{Conditions, Rules};
 use evener_policy::{breaker, budget, gradient, outlier, shed};
 
@@ -46,8 +47,29 @@ pub(super) fn sharing(cluster: &Section, general: &Timeouts, findings: &mut Find
             base: section.time("base").unwrap_or_default(),
             max: section.time("max").unwrap_or_default(),
         }),
+        hedge: cluster
+            .section("hedge")
+            .and_then(|section| hedge(section, findings)),
         guard: guard(cluster, general, findings),
     }
+}
+
+fn hedge(section: &Section, findings: &mut Findings) -> Option<hedge::Settings> {
+    let which = only(section, &["after", "quantile"], "hedge", findings)?;
+    if let (Some(span), "after") = (section.key_span("least"), which) {
+        findings.add(span, "`least` goes with `quantile`, not with `after`");
+    }
+    let delay = match which {
+        "after" => Delay::After(section.time("after")?),
+        _ => Delay::Quantile {
+            percent: whole(section, "quantile"),
+            least: section.time("least").unwrap_or_default(),
+        },
+    };
+    Some(hedge::Settings {
+        delay,
+        most: whole(section, "max"),
+    })
 }
 
 fn guard(cluster: &Section, general: &Timeouts, findings: &mut Findings) -> Guard {

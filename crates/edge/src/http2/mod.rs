@@ -11,6 +11,8 @@ mod flood;
 mod heads;
 mod stream;
 pub(crate) mod upstream;
+mod wanted;
+mod websocket;
 mod wire;
 mod woken;
 

@@ -6,23 +6,24 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::mem::take;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use evener_http1::{HeadLimits, RequestHead, parse_request};
-use evener_net::{FarEnd, Outward, PipeEnd, Ring, Socket, Transfer};
+use evener_net::{FarEnd, PipeEnd, Ring, Socket, Transfer};
 use h2::client::{self, Connection, ResponseFuture, SendRequest};
-use http::Request;
 use mio::event::Event;
 use slab::Slab;
 
 use super::body::{Inbound, Outbound};
-use super::heads::{self, Malformed};
+use super::heads::{self, BodyForm};
+use super::wanted::{Wanted, take_head};
+use super::websocket::{self, Greeting};
 use super::wire::{Wire, WireEnd};
 use super::woken::Wakers;
 use super::{CONNECTION_WINDOW_BYTES, SEND_BYTES_MAX, STREAM_WINDOW_BYTES, UPSTREAMS};
-use crate::core::{Core, Owner, READ_BYTES, READ_BYTES_LARGE};
+use crate::core::{Core, Owner, READ_BYTES};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::forward::ROUNDS_MAX;
 
@@ -48,6 +49,13 @@ struct Shared {
     stage: Stage,
     streams: Slab<Stream>,
     wakers: Wakers,
+    /// What the endpoint has said first: what it takes is known once that is over.
+    greeting: Greeting,
+    is_greeted: bool,
+    /// The log has heard that it takes no WebSockets.
+    told: bool,
+    /// By which people know the endpoint.
+    name: String,
     tls: bool,
     /// It takes no new requests, and ends with its last.
     leaving: bool,
@@ -70,6 +78,10 @@ struct Stream {
     request: Asked,
     response: Answer,
     to_head: bool,
+    /// What a 200 is answered with, if it asks for a WebSocket.
+    accept: Option<String>,
+    /// It asked for a WebSocket, which the endpoint does not take.
+    refused: bool,
     opened_ms: u64,
 }
 
@@ -119,6 +131,8 @@ pub(crate) fn open(core: &mut Core, endpoint: &Endpoint) -> io::Result<PipeEnd> 
         request: Asked::Awaited(ask),
         response: Answer::None,
         to_head: false,
+        accept: None,
+        refused: false,
         opened_ms: core.now_ns / 1_000_000,
     });
     core.pipes += 1;
@@ -141,6 +155,10 @@ fn connect(core: &mut Core, endpoint: &Endpoint) -> io::Result<usize> {
                 stage: Stage::Connecting,
                 streams: Slab::new(),
                 wakers: Wakers::default(),
+                greeting: Greeting::default(),
+                is_greeted: false,
+                told: false,
+                name: endpoint.name.clone(),
                 leaving: false,
                 idle_since_ms: core.now_ns / 1_000_000,
                 heard_ms: core.now_ns / 1_000_000,
@@ -273,6 +291,7 @@ impl Shared {
             };
             let read = self.read(core);
             self.poll();
+            self.hear_greeting();
             let pumped = self.pump_woken(core);
             self.poll();
             if matches!(self.stage, Stage::Closed(_)) {
@@ -326,6 +345,9 @@ impl Shared {
         }
         match self.socket.read(&mut core.scratch[..READ_BYTES]) {
             Transfer::Bytes(count) => {
+                if !self.is_greeted {
+                    self.greeting.note(&core.scratch[..count]);
+                }
                 self.wire.put(&core.scratch[..count]);
                 self.heard_ms = core.now_ms();
                 true
@@ -336,6 +358,16 @@ impl Shared {
                 // What came before the end still counts.
                 self.leaving = true;
                 false
+            }
+        }
+    }
+
+    /// Once it is known what the endpoint takes, those who ask for it go on.
+    fn hear_greeting(&mut self) {
+        if !self.is_greeted && self.greeting.is_over() && self.wire.is_drained() {
+            self.is_greeted = true;
+            for (place, _) in &self.streams {
+                self.wakers.add(place);
             }
         }
     }
@@ -366,7 +398,17 @@ impl Shared {
             };
             pumped = true;
             let mut context = Context::from_waker(self.wakers.of(place));
-            if stream.pump(core, &mut context) {
+            let goes_on = stream.pump(core, &mut context, self.is_greeted);
+            if take(&mut stream.refused) && !self.told {
+                self.told = true;
+                let name = &self.name;
+                core.telemetry.log().warning(format_args!(
+                    "a request for a WebSocket was answered with 501: endpoint {name} speaks HTTP/2 \
+                     and has not said that it takes WebSockets over it (RFC 8441); send such \
+                     requests to a cluster without `protocol = \"h2\"`"
+                ));
+            }
+            if goes_on {
                 continue;
             }
             let stream = self.streams.remove(place);
@@ -393,12 +435,12 @@ impl Shared {
 
 impl Stream {
     /// Moves request and response on; `false` once there is nothing more to do for it.
-    fn pump(&mut self, core: &mut Core, context: &mut Context<'_>) -> bool {
+    fn pump(&mut self, core: &mut Core, context: &mut Context<'_>, is_greeted: bool) -> bool {
         if self.far.look() {
             // Whoever asked has what it wanted, or wants it no more: `h2` cancels what is left.
             return false;
         }
-        let moved = match self.ask(core, context) {
+        let moved = match self.ask(core, context, is_greeted) {
             Ok(()) => self.answer(context),
             Err(kind) => Err(kind),
         };
@@ -409,7 +451,12 @@ impl Stream {
         true
     }
 
-    fn ask(&mut self, core: &mut Core, context: &mut Context<'_>) -> Result<(), ErrorKind> {
+    fn ask(
+        &mut self,
+        core: &mut Core,
+        context: &mut Context<'_>,
+        is_greeted: bool,
+    ) -> Result<(), ErrorKind> {
         if let Asked::Awaited(Some(ask)) = &mut self.request {
             match ask.poll_ready(context) {
                 Poll::Pending => return Ok(()),
@@ -417,9 +464,34 @@ impl Stream {
                 Poll::Ready(Err(error)) => return Err(kind_of(&error)),
             }
             let tls = self.far.is_tls();
-            let taken = self.far.outward(|outward| take_head(outward, core, tls));
-            let Some((head, request)) = taken.map_err(|_| ErrorKind::InvalidInput)? else {
-                return Ok(());
+            let takes_sockets = is_greeted.then(|| ask.is_extended_connect_protocol_enabled());
+            let taken = self
+                .far
+                .outward(|outward| take_head(outward, core, tls, takes_sockets));
+            let (head, request) = match taken.map_err(|_| ErrorKind::InvalidInput)? {
+                None => return Ok(()),
+                Some(Wanted::Usual(head, request)) => (head, request),
+                Some(Wanted::Socket(request, accept)) => {
+                    let sent = ask.send_request(request, false);
+                    let (response, stream) = sent.map_err(|error| kind_of(&error))?;
+                    self.response = Answer::Awaited(response);
+                    self.request = Asked::Body(Outbound::tunnel(stream));
+                    self.accept = Some(accept);
+                    return Ok(());
+                }
+                Some(Wanted::Keyless) => {
+                    let why = "a WebSocket needs one Sec-WebSocket-Key of sixteen bytes";
+                    websocket::refuse(&self.far, 400, why);
+                    self.request = Asked::Sent;
+                    return Ok(());
+                }
+                Some(Wanted::Refused) => {
+                    let why = "the endpoint takes no WebSockets over HTTP/2";
+                    websocket::refuse(&self.far, 501, why);
+                    self.request = Asked::Sent;
+                    self.refused = true;
+                    return Ok(());
+                }
             };
             let empty = head.framing == evener_http1::Framing::Length(0);
             self.to_head = head.method == evener_http1::Method::Head;
@@ -454,9 +526,19 @@ impl Stream {
                 Poll::Ready(Ok(response)) => {
                     let (parts, body) = response.into_parts();
                     let head = http::Response::from_parts(parts, ());
+                    if let Some(accept) = &self.accept
+                        && head.status().is_success()
+                    {
+                        let write = |out: &mut Vec<u8>| {
+                            websocket::write_switching(out, &head, accept);
+                        };
+                        self.far.push(write);
+                        self.response = Answer::Body(Inbound::new(body, BodyForm::Tunnel));
+                        return self.answer(context);
+                    }
                     let ends = body.is_end_stream();
                     let to_head = self.to_head;
-                    let mut form = heads::BodyForm::Empty;
+                    let mut form = BodyForm::Empty;
                     self.far
                         .push(|out| form = heads::write_response(out, &head, ends, to_head));
                     self.response = Answer::Body(Inbound::new(body, form));
@@ -471,29 +553,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-}
-
-/// The head of the request, once all of it has come.
-#[allow(clippy::type_complexity)]
-fn take_head(
-    outward: Outward<'_>,
-    core: &mut Core,
-    tls: bool,
-) -> (usize, Result<Option<(RequestHead, Request<()>)>, Malformed>) {
-    let limits = HeadLimits {
-        // The client's head was held to its limits, and added to.
-        head_bytes: READ_BYTES_LARGE,
-        header_count: usize::MAX,
-        ..HeadLimits::default()
-    };
-    match parse_request(outward.bytes, &mut core.fields, &limits) {
-        Ok(None) => (0, Ok(None)),
-        Err(_) => (0, Err(Malformed)),
-        Ok(Some(head)) => {
-            let request = heads::request(outward.bytes, &head, &core.fields, tls);
-            (head.length, request.map(|request| Some((head, request))))
-        }
     }
 }
 

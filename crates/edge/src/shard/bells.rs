@@ -5,6 +5,7 @@ use evener_net::{Ring, Socket};
 
 use super::{SessionKey, Shard};
 use crate::core::Owner;
+use crate::hedge;
 use crate::http2::{self, upstream};
 use crate::session::Session;
 
@@ -42,9 +43,13 @@ impl Shard {
                     continue;
                 }
                 session.socket.note_ring();
-                let exchange = session.exchange.as_mut();
-                if let Some(upstream) = exchange.and_then(|e| e.upstream.as_mut()) {
-                    upstream.socket.note_ring();
+                if let Some(exchange) = session.exchange.as_mut() {
+                    if let Some(upstream) = exchange.upstream.as_mut() {
+                        upstream.socket.note_ring();
+                    }
+                    if exchange.race.is_some() {
+                        hedge::note_rings(exchange);
+                    }
                 }
                 session.output_moved_ms = self.core.now_ns / 1_000_000;
                 self.drive(key.index);

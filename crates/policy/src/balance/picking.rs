@@ -71,6 +71,13 @@ impl Picking {
         }
     }
 
+    /// Notes a member that has the request beside the one that was picked.
+    pub fn note_rival(&mut self, id: u64) {
+        if !self.has_tried(id) {
+            self.tried.push(id);
+        }
+    }
+
     /// Whether nothing has been picked yet.
     pub fn is_first(&self) -> bool {
         !self.started
