@@ -155,12 +155,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         limits: limits(typed),
         timeouts: timeouts(typed),
         trusted: trusted(typed, around)?,
-        fields: typed
-            .clients
-            .headers
-            .iter()
-            .map(|field| (field.0.clone(), field.1.clone()))
-            .collect(),
+        fields: fields(typed),
         health: HealthPaths {
             liveness: typed.listen.liveness_path.clone().map(|path| path.0),
             readiness: typed.listen.readiness_path.clone().map(|path| path.0),
@@ -199,6 +194,14 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         reload: reload(typed, &mut notes),
         notes,
     })
+}
+
+/// Fields for every response.
+fn fields(typed: &RunArguments) -> Vec<(String, String)> {
+    let fields = typed.clients.headers.iter();
+    fields
+        .map(|field| (field.0.clone(), field.1.clone()))
+        .collect()
 }
 
 impl Resolved {

@@ -1,6 +1,8 @@
 //! The clusters of a running program: made of a configuration, and brought in line with another
 //! one when it is read again. Endpoints that stay keep what is known about them.
 
+mod conduct;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,15 +12,14 @@ use evener_config::values::{self, Target};
 use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
-    Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
-    ListenerSpec, Share, SpillSpace,
+    Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
+    Share, SpillSpace,
 };
-
 use evener_health::{Checked, Place, Wanted};
-use evener_policy::balance;
 
 use crate::speech::Speeches;
 use crate::spill;
+use conduct::conduct;
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -583,27 +584,5 @@ fn address(target: &Target) -> Option<EndpointAddress> {
         Target::Tcp(address) => Some(EndpointAddress::Tcp(*address)),
         Target::Unix(path) => Some(EndpointAddress::Unix(path.clone())),
         Target::Name { .. } | Target::Service(_) => None,
-    }
-}
-
-/// How a configured cluster shares its requests.
-fn conduct(cluster: &evener_config::Cluster) -> Conduct {
-    let sharing = &cluster.sharing;
-    Conduct {
-        balance: balance::Settings {
-            method: cluster.method,
-            slow_start: sharing.slow_start.map(|window| balance::SlowStart {
-                window,
-                ..balance::SlowStart::default()
-            }),
-            panic_percent: sharing.panic_percent,
-            ..balance::Settings::default()
-        },
-        outlier: sharing.outlier,
-        budget: sharing.budget,
-        hedge: sharing.hedge,
-        guard: sharing.guard,
-        bulkhead: false,
-        waits: false,
     }
 }

@@ -237,12 +237,6 @@ impl Start {
         }
         let upkeep = Upkeep::begin(Arc::clone(&site), &self.config.dns, &log);
         let app = self.app.as_ref().zip(site.app());
-        if let Some((app, cluster)) = &app {
-            cluster.set_conduct(Conduct {
-                bulkhead: app.resolved.bulkhead,
-                ..Conduct::WORKERS
-            });
-        }
         let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
         let workers = workers.transpose()?;
         let program = Arc::new(Program {
@@ -410,6 +404,10 @@ fn supervisor(
     log: &Log,
 ) -> Result<(Supervisor, Handle), Failure> {
     let resolved = &app.resolved;
+    cluster.set_conduct(Conduct {
+        bulkhead: resolved.bulkhead,
+        ..Conduct::WORKERS
+    });
     let shares = resolved.shares.as_ref();
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent

@@ -6,6 +6,7 @@
 
 mod hedging;
 mod pressure;
+mod queue;
 mod snapshot;
 
 use std::collections::VecDeque;
@@ -20,22 +21,22 @@ use evener_policy::balance::{
 };
 use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
-use evener_policy::bulkhead::{Bulkhead, Class};
+use evener_policy::bulkhead::Bulkhead;
 use evener_policy::hedge;
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
 
-use crate::admission::{Admission, Finished, Hold, Marks, Place};
+use crate::admission::{Admission, Finished, Marks, Place};
 use crate::binding::Learned;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
 use crate::guard::{Entry, Guard, Queue};
-use crate::shard::{Grant, ShardMessage};
-use crate::variables::ClientBytes;
+use crate::shard::ShardMessage;
 
 use hedging::Hedging;
 pub use pressure::Alarm;
 use pressure::Pressure;
+use queue::Waiter;
 pub use snapshot::{ClusterSnapshot, EndpointSnapshot};
 
 /// How a cluster's endpoints share its requests, and what is held against them.
@@ -123,44 +124,6 @@ struct State {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Cluster({})", self.name)
-    }
-}
-
-/// A request that waits for a slot, first come first served over all shards.
-#[derive(Debug)]
-struct Waiter {
-    place: Place,
-    client: ClientBytes,
-    key: Vec<u8>,
-    bound_to: Vec<u8>,
-    importance: Importance,
-    class: Class,
-    picking: Picking,
-    since_ns: u64,
-}
-
-impl Waiter {
-    fn new(place: Place, marks: Marks<'_>, picking: &mut Picking, now_ns: u64) -> Waiter {
-        Waiter {
-            place,
-            client: marks.client,
-            key: marks.key.to_vec(),
-            bound_to: marks.bound_to.to_vec(),
-            importance: marks.importance,
-            class: marks.class,
-            picking: std::mem::take(picking),
-            since_ns: now_ns,
-        }
-    }
-
-    fn marks(&self) -> Marks<'_> {
-        Marks {
-            client: self.client,
-            key: &self.key,
-            bound_to: &self.bound_to,
-            importance: self.importance,
-            class: self.class,
-        }
     }
 }
 
@@ -309,16 +272,6 @@ impl Cluster {
         &self.learned
     }
 
-    /// Whether requests wait.
-    pub(crate) fn has_queue(&self) -> bool {
-        self.queued.load(Relaxed) > 0
-    }
-
-    /// Whether it matters to the cluster which requests hold a worker's event loop.
-    pub(crate) fn keeps_apart(&self) -> bool {
-        self.keeps_apart.load(Relaxed)
-    }
-
     /// Makes a shard known, so that it can be told of grants and retirements.
     pub(crate) fn attach(&self, postbox: Postbox<ShardMessage>) -> usize {
         let mut state = self.lock();
@@ -361,12 +314,7 @@ impl Cluster {
         }
         state.sweep(now_ns);
         let critical = marks.importance == Importance::Critical;
-        let held_back = match state.bulkhead.note(marks.class) {
-            Some(expected) if !critical => {
-                !state.held_back.is_empty() || !state.lets_begin(expected, now_ns, now_ns)
-            }
-            _ => false,
-        };
+        let held_back = state.holds_back(marks.class, now_ns) && !critical;
         if !held_back && (state.waiting.is_empty() || critical) {
             match state.pick(marks, picking, now_ns) {
                 Ok(endpoint) => return Admission::Granted(endpoint),
@@ -425,16 +373,6 @@ impl Cluster {
         self.lock().tell_shards(|| ShardMessage::CloseIdle(id));
     }
 
-    /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
-    /// and must be released when it arrives.
-    pub(crate) fn cancel(&self, place: Place, pass: &mut Option<Pass>, now_ns: u64) {
-        let mut state = self.lock();
-        state.give_back(pass, now_ns);
-        state.waiting.retain(|other| other.place != place);
-        state.held_back.retain(|other| other.place != place);
-        self.queued.store(state.queued(), Relaxed);
-    }
-
     /// Gives a slot back, to the first request in the queue if there is one.
     pub(crate) fn release(&self, endpoint: &Endpoint, finished: &Finished, now_ns: u64) {
         let mut state = self.lock();
@@ -455,59 +393,6 @@ impl Cluster {
         let mut state = self.lock();
         let budget = state.budget.as_mut();
         budget.is_none_or(|budget| budget.try_retry(Duration::from_nanos(now_ns)))
-    }
-
-    /// Looks again whether queued requests can go: endpoints that were suspect may be so no more.
-    pub(crate) fn revisit_queue(&self, now_ns: u64) {
-        if self.queued.load(Relaxed) > 0 {
-            let mut state = self.lock();
-            self.serve_waiters(&mut state, now_ns);
-            let stuck = !state.waiting.is_empty() && state.is_stuck(now_ns);
-            drop(state);
-            if stuck {
-                self.press(now_ns);
-            }
-        }
-    }
-
-    fn serve_waiters(&self, state: &mut State, now_ns: u64) {
-        while let Some(waiter) = state.waiting.pop_front() {
-            if let Err(waiter) = self.serve(state, waiter, now_ns) {
-                state.waiting.push_front(waiter);
-                break;
-            }
-        }
-        while let Some(waiter) = state.held_back.pop_front() {
-            let expected = state.bulkhead.expected(waiter.class);
-            let may =
-                expected.is_none_or(|expected| state.lets_begin(expected, waiter.since_ns, now_ns));
-            let served = if may {
-                self.serve(state, waiter, now_ns)
-            } else {
-                Err(waiter)
-            };
-            if let Err(waiter) = served {
-                state.held_back.push_front(waiter);
-                break;
-            }
-        }
-        self.queued.store(state.queued(), Relaxed);
-    }
-
-    /// Grants a waiting request an endpoint; gives it back if there is none for it.
-    fn serve(&self, state: &mut State, mut waiter: Waiter, now_ns: u64) -> Result<(), Waiter> {
-        let mut picking = std::mem::take(&mut waiter.picking);
-        let Ok(endpoint) = state.pick(waiter.marks(), &mut picking, now_ns) else {
-            waiter.picking = picking;
-            return Err(waiter);
-        };
-        state.shards[waiter.place.shard].post(ShardMessage::Granted(Grant {
-            session: waiter.place.session,
-            cluster: self.own.clone(),
-            endpoint,
-            picking,
-        }));
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -547,19 +432,6 @@ impl State {
         }
     }
 
-    /// Whether a request that will hold a loop for `expected` may begin.
-    fn lets_begin(&self, expected: Duration, since_ns: u64, now_ns: u64) -> bool {
-        let waited = Duration::from_nanos(now_ns.saturating_sub(since_ns));
-        let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
-        let (free, able) = self.members.count_free(now_ns, reluctance);
-        self.bulkhead.lets_begin(expected, waited, free, able)
-    }
-
-    /// Requests that wait.
-    fn queued(&self) -> usize {
-        self.waiting.len() + self.held_back.len()
-    }
-
     /// Whether requests may be refused though endpoints could serve.
     fn is_guarded(&self) -> bool {
         self.conduct.guard.breaker.is_some() || self.conduct.guard.shed.is_some()
@@ -569,15 +441,6 @@ impl State {
     fn give_back(&mut self, pass: &mut Option<Pass>, now_ns: u64) {
         if let Some(pass) = pass.take() {
             self.guard.give_back(pass, now_ns);
-        }
-    }
-
-    fn learn(&mut self, endpoint: &Endpoint, hold: Hold) {
-        if self.bulkhead.expected(hold.class).is_some() {
-            endpoint.end_hold();
-        }
-        if let Some(held) = hold.held {
-            self.bulkhead.learn(hold.class, held);
         }
     }
 
