@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use evener_net::{BoundListener, Listener, Mailbox, Ring, TimerKey, Timers};
 use evener_policy::balance::Picking;
-use evener_vitals::monotonic_ns;
+use evener_policy::pace::{Pace, Pacer};
+use evener_vitals::{monotonic_ns, set_batch};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 
@@ -109,6 +110,7 @@ pub(crate) struct Shard {
     rung_left: bool,
     next_sweep_ms: u64,
     next_pool_sweep_ms: u64,
+    pacer: Pacer,
     stopping: bool,
 }
 
@@ -128,6 +130,7 @@ impl Shard {
             rung_left: false,
             next_sweep_ms: 0,
             next_pool_sweep_ms: 0,
+            pacer: Pacer::default(),
             stopping: false,
         }
     }
@@ -144,11 +147,14 @@ impl Shard {
                 // The readiness queue itself is broken: nothing can be served any more.
                 Err(error) => panic!("waiting for events failed: {error}"),
             }
+            let mut count = 0;
             for event in &events {
                 self.core.now_ns = monotonic_ns();
                 self.dispatch(event);
+                count += 1;
             }
             self.core.now_ns = monotonic_ns();
+            self.keep_pace(count);
             self.go_on_with_yielded();
             self.handle_timers(&mut due);
             self.sweep();
@@ -159,6 +165,15 @@ impl Shard {
             self.core.telemetry.flush();
         }
         self.close_all();
+    }
+
+    /// Lets workers on the same processor finish what they are at, while there is much to do.
+    fn keep_pace(&mut self, events: usize) {
+        let now = Duration::from_nanos(self.core.now_ns);
+        if let Some(pace) = self.pacer.note(now, events) {
+            // Where a sandbox forbids it, all goes on as before.
+            let _ = set_batch(pace == Pace::Batch);
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {

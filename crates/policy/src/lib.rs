@@ -19,6 +19,7 @@ pub mod leader;
 pub mod lifecycle;
 pub mod next_upstream;
 pub mod outlier;
+pub mod pace;
 pub mod recycle;
 pub mod relief;
 pub mod restart;

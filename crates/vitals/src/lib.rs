@@ -22,9 +22,11 @@ mod claim;
 mod hold;
 mod page;
 mod preface;
+mod schedule;
 mod vitals;
 
 pub use claim::{CLAIM_SEQUENCE_MAX, ClaimState, ClaimWord};
 pub use page::{Page, SLOTS_MAX};
 pub use preface::{OVER_HTTP2, PREFACE_BYTES_MAX, Preface, PrefaceError};
+pub use schedule::set_batch;
 pub use vitals::{State, Vitals, Writer, monotonic_ns};
