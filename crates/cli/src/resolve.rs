@@ -59,6 +59,8 @@ pub(crate) struct Resolved {
     pub(crate) preload: bool,
     /// Whether a worker that runs can be told that it is the leader now.
     pub(crate) tells_leader: bool,
+    /// Requests that hold an event loop leave one worker free.
+    pub(crate) bulkhead: bool,
     pub(crate) count: usize,
     /// The most that can be asked for.
     pub(crate) count_max: usize,
@@ -141,10 +143,8 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
     };
     let worker = worker(typed, &mut notes)?;
     let tls = tls::resolve(&typed.tls, &mut notes)?;
-    let in_flight_max = typed
-        .workers
-        .limit_concurrency
-        .unwrap_or(typed.workers.worker_in_flight);
+    let concurrency = typed.workers.limit_concurrency;
+    let in_flight_max = concurrency.unwrap_or(typed.workers.worker_in_flight);
     Ok(Resolved {
         tls,
         listen: listen(typed),
@@ -167,6 +167,7 @@ pub(crate) fn resolve(typed: &RunArguments, around: &Surroundings<'_>) -> Result
         worker,
         preload: typed.workers.preload,
         tells_leader: ours(&typed.workers),
+        bulkhead: !typed.workers.no_bulkhead,
         count,
         count_max: most.unwrap_or(WORKERS_MAX),
         leaving_max: (count / LEAVING_SHARE).max(1),

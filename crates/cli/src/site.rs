@@ -585,6 +585,7 @@ fn conduct(cluster: &evener_config::Cluster) -> Conduct {
         outlier: sharing.outlier,
         budget: sharing.budget,
         guard: sharing.guard,
+        bulkhead: false,
         waits: false,
     }
 }

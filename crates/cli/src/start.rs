@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::Server;
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_edge::{Cluster, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
+use evener_edge::{Cluster, Conduct, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
 use evener_net::ServerTls;
 use evener_supervisor::{
     Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure,
@@ -218,6 +218,18 @@ impl Start {
         Ok(edge)
     }
 
+    /// Who looks after the workers, if there are any.
+    fn supervisor(&self, site: &Site, log: &Log) -> Result<Option<(Supervisor, Handle)>, Failure> {
+        let Some((app, cluster)) = self.app.as_ref().zip(site.app()) else {
+            return Ok(None);
+        };
+        cluster.set_conduct(Conduct {
+            bulkhead: app.resolved.bulkhead,
+            ..Conduct::WORKERS
+        });
+        supervisor(app, &cluster, log).map(Some)
+    }
+
     async fn serve(
         mut self,
         mut listeners: Vec<ListenerSpec>,
@@ -236,9 +248,7 @@ impl Start {
             host.listening(&edge.addresses()).await?;
         }
         let upkeep = Upkeep::begin(Arc::clone(&site), &self.config.dns, &log);
-        let app = self.app.as_ref().zip(site.app());
-        let workers = app.map(|(app, cluster)| supervisor(app, &cluster, &log));
-        let workers = workers.transpose()?;
+        let workers = self.supervisor(&site, &log)?;
         let program = Arc::new(Program {
             name: administration.name.clone(),
             app: self.title.clone(),

@@ -1,9 +1,11 @@
 //! What a cluster is told about a request, and what it says: the words between the two.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use evener_policy::balance::Verdict;
 use evener_policy::breaker::Pass;
+use evener_policy::bulkhead::Class;
 use evener_policy::outlier::Observed;
 use evener_policy::shed::Importance;
 
@@ -27,6 +29,7 @@ pub(crate) struct Marks<'a> {
     /// The route of the endpoint that it is bound to; empty if it is not.
     pub(crate) bound_to: &'a [u8],
     pub(crate) importance: Importance,
+    pub(crate) class: Class,
 }
 
 /// How a request went with an endpoint.
@@ -41,6 +44,16 @@ pub(crate) struct Finished {
     pub(crate) head_ns: u64,
     /// By which the breaker let it pass.
     pub(crate) pass: Option<Pass>,
+    /// What it teaches about requests that hold their worker's event loop.
+    pub(crate) hold: Hold,
+}
+
+/// Whether a request has held its worker's event loop.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Hold {
+    pub(crate) class: Class,
+    /// For how long at a stretch; `None` if it was not seen to end.
+    pub(crate) held: Option<Duration>,
 }
 
 impl Finished {
@@ -52,6 +65,7 @@ impl Finished {
             picked_ns,
             head_ns: 0,
             pass: None,
+            hold: Hold::default(),
         }
     }
 
@@ -59,6 +73,10 @@ impl Finished {
     pub(crate) fn of_answer(exchange: &Exchange) -> Finished {
         let unjudged = Finished {
             pass: exchange.pass,
+            hold: Hold {
+                class: exchange.class,
+                held: exchange.loop_held,
+            },
             ..Finished::unjudged(exchange.picking.picked_ns())
         };
         if !exchange.answering {

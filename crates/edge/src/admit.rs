@@ -33,6 +33,7 @@ pub(crate) fn admit(session: &mut Session, core: &mut Core) -> Flow {
             .route
             .as_ref()
             .map_or(Importance::Normal, |route| route.importance),
+        class: exchange.class,
     };
     let (picking, pass) = (&mut exchange.picking, &mut exchange.pass);
     match cluster.admit(place, marks, picking, pass, core.now_ns) {

@@ -6,6 +6,7 @@
 //! claimed under the slot's next use.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use evener_vitals::Page;
 
@@ -88,6 +89,11 @@ impl Claims {
     /// Whether the worker has started it.
     pub(crate) fn is_claimed(&self, sequence: u64) -> bool {
         self.page.is_claimed(self.slot, sequence)
+    }
+
+    /// For how long a request has held its worker's event loop, if that is worth a word.
+    pub(crate) fn hold(&self, sequence: u64) -> Option<Duration> {
+        self.page.hold(self.slot, sequence)
     }
 }
 

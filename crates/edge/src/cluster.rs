@@ -9,7 +9,7 @@ mod snapshot;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,11 +19,12 @@ use evener_policy::balance::{
 };
 use evener_policy::breaker::Pass;
 use evener_policy::budget::{self, Budget};
+use evener_policy::bulkhead::{Bulkhead, Class};
 use evener_policy::outlier::{self, Action, Detector, Observed};
 use evener_policy::shed::Importance;
 use evener_vitals::monotonic_ns;
 
-use crate::admission::{Admission, Finished, Marks, Place};
+use crate::admission::{Admission, Finished, Hold, Marks, Place};
 use crate::binding::Learned;
 use crate::endpoint::{Endpoint, EndpointId, EndpointSpec};
 use crate::guard::{Entry, Guard, Queue};
@@ -45,6 +46,8 @@ pub struct Conduct {
     pub budget: Option<budget::Settings>,
     /// What protects it from more than it can do.
     pub guard: evener_config::Guard,
+    /// Requests known to hold their worker's event loop leave one worker free for the others.
+    pub bulkhead: bool,
     /// When nobody is left who could serve, requests wait for somebody who can.
     pub waits: bool,
 }
@@ -70,6 +73,7 @@ impl Conduct {
             shed: None,
             waited_max_ms: 0,
         },
+        bulkhead: true,
         waits: true,
     };
 }
@@ -90,6 +94,8 @@ pub struct Cluster {
     /// For each health check: `joins` when the application was last seen to have nothing there.
     lacks: [AtomicU32; 2],
     pressure: Pressure,
+    /// `Conduct::bulkhead`, readable without the lock.
+    keeps_apart: AtomicBool,
 }
 
 struct State {
@@ -101,6 +107,9 @@ struct State {
     guard: Guard,
     conduct: Conduct,
     waiting: VecDeque<Waiter>,
+    bulkhead: Bulkhead,
+    /// Requests that would hold the last free worker's event loop.
+    held_back: VecDeque<Waiter>,
     shards: Vec<Postbox<ShardMessage>>,
 }
 
@@ -118,8 +127,34 @@ struct Waiter {
     key: Vec<u8>,
     bound_to: Vec<u8>,
     importance: Importance,
+    class: Class,
     picking: Picking,
     since_ns: u64,
+}
+
+impl Waiter {
+    fn new(place: Place, marks: Marks<'_>, picking: &mut Picking, now_ns: u64) -> Waiter {
+        Waiter {
+            place,
+            client: marks.client,
+            key: marks.key.to_vec(),
+            bound_to: marks.bound_to.to_vec(),
+            importance: marks.importance,
+            class: marks.class,
+            picking: std::mem::take(picking),
+            since_ns: now_ns,
+        }
+    }
+
+    fn marks(&self) -> Marks<'_> {
+        Marks {
+            client: self.client,
+            key: &self.key,
+            bound_to: &self.bound_to,
+            importance: self.importance,
+            class: self.class,
+        }
+    }
 }
 
 impl Cluster {
@@ -137,6 +172,8 @@ impl Cluster {
                 guard: Guard::default(),
                 conduct: Conduct::WORKERS,
                 waiting: VecDeque::new(),
+                bulkhead: Bulkhead::default(),
+                held_back: VecDeque::new(),
                 shards: Vec::new(),
             }),
             queued: AtomicUsize::new(0),
@@ -144,6 +181,7 @@ impl Cluster {
             joins: AtomicU32::new(1),
             lacks: [const { AtomicU32::new(0) }; 2],
             pressure: Pressure::default(),
+            keeps_apart: AtomicBool::new(Conduct::WORKERS.bulkhead),
         })
     }
 
@@ -172,6 +210,7 @@ impl Cluster {
             let now_ns = monotonic_ns();
             state.guard.set(conduct.guard, now_ns, now_ns);
         }
+        self.keeps_apart.store(conduct.bulkhead, Relaxed);
         state.conduct = conduct;
         self.serve_waiters(&mut state, monotonic_ns());
     }
@@ -258,6 +297,11 @@ impl Cluster {
         self.queued.load(Relaxed) > 0
     }
 
+    /// Whether it matters to the cluster which requests hold a worker's event loop.
+    pub(crate) fn keeps_apart(&self) -> bool {
+        self.keeps_apart.load(Relaxed)
+    }
+
     /// Makes a shard known, so that it can be told of grants and retirements.
     pub(crate) fn attach(&self, postbox: Postbox<ShardMessage>) -> usize {
         let mut state = self.lock();
@@ -295,7 +339,13 @@ impl Cluster {
         }
         state.sweep(now_ns);
         let critical = marks.importance == Importance::Critical;
-        if state.waiting.is_empty() || critical {
+        let held_back = match state.bulkhead.note(marks.class) {
+            Some(expected) if !critical => {
+                !state.held_back.is_empty() || !state.lets_begin(expected, now_ns, now_ns)
+            }
+            _ => false,
+        };
+        if !held_back && (state.waiting.is_empty() || critical) {
             match state.pick(marks, picking, now_ns) {
                 Ok(endpoint) => return Admission::Granted(endpoint),
                 Err(Pick::Full) => {}
@@ -307,22 +357,15 @@ impl Cluster {
                 }
             }
         }
-        if state.waiting.len() >= self.queue_length_max.load(Relaxed) {
+        if state.queued() >= self.queue_length_max.load(Relaxed) {
             state.give_back(pass, now_ns);
             return Admission::Refused;
         }
-        let waiter = Waiter {
-            place,
-            client: marks.client,
-            key: marks.key.to_vec(),
-            bound_to: marks.bound_to.to_vec(),
-            importance: marks.importance,
-            picking: std::mem::take(picking),
-            since_ns: now_ns,
-        };
-        match critical {
-            true => state.waiting.push_front(waiter),
-            false => state.waiting.push_back(waiter),
+        let waiter = Waiter::new(place, marks, picking, now_ns);
+        match (held_back, critical) {
+            (true, _) => state.held_back.push_back(waiter),
+            (false, true) => state.waiting.push_front(waiter),
+            (false, false) => state.waiting.push_back(waiter),
         }
         self.serve_waiters(&mut state, now_ns);
         Admission::Queued
@@ -356,12 +399,14 @@ impl Cluster {
         let mut state = self.lock();
         state.give_back(pass, now_ns);
         state.waiting.retain(|other| other.place != place);
-        self.queued.store(state.waiting.len(), Relaxed);
+        state.held_back.retain(|other| other.place != place);
+        self.queued.store(state.queued(), Relaxed);
     }
 
     /// Gives a slot back, to the first request in the queue if there is one.
     pub(crate) fn release(&self, endpoint: &Endpoint, finished: &Finished, now_ns: u64) {
         let mut state = self.lock();
+        state.learn(endpoint, finished.hold);
         state.finish(endpoint.id.0, finished, now_ns);
         self.serve_waiters(&mut state, now_ns);
     }
@@ -394,25 +439,43 @@ impl Cluster {
     }
 
     fn serve_waiters(&self, state: &mut State, now_ns: u64) {
-        while let Some(mut waiter) = state.waiting.pop_front() {
-            let marks = Marks {
-                client: waiter.client,
-                key: &waiter.key,
-                bound_to: &waiter.bound_to,
-                importance: waiter.importance,
-            };
-            let Ok(endpoint) = state.pick(marks, &mut waiter.picking, now_ns) else {
+        while let Some(waiter) = state.waiting.pop_front() {
+            if let Err(waiter) = self.serve(state, waiter, now_ns) {
                 state.waiting.push_front(waiter);
                 break;
-            };
-            state.shards[waiter.place.shard].post(ShardMessage::Granted(Grant {
-                session: waiter.place.session,
-                cluster: self.own.clone(),
-                endpoint,
-                picking: waiter.picking,
-            }));
+            }
         }
-        self.queued.store(state.waiting.len(), Relaxed);
+        while let Some(waiter) = state.held_back.pop_front() {
+            let expected = state.bulkhead.expected(waiter.class);
+            let may =
+                expected.is_none_or(|expected| state.lets_begin(expected, waiter.since_ns, now_ns));
+            let served = if may {
+                self.serve(state, waiter, now_ns)
+            } else {
+                Err(waiter)
+            };
+            if let Err(waiter) = served {
+                state.held_back.push_front(waiter);
+                break;
+            }
+        }
+        self.queued.store(state.queued(), Relaxed);
+    }
+
+    /// Grants a waiting request an endpoint; gives it back if there is none for it.
+    fn serve(&self, state: &mut State, mut waiter: Waiter, now_ns: u64) -> Result<(), Waiter> {
+        let mut picking = std::mem::take(&mut waiter.picking);
+        let Ok(endpoint) = state.pick(waiter.marks(), &mut picking, now_ns) else {
+            waiter.picking = picking;
+            return Err(waiter);
+        };
+        state.shards[waiter.place.shard].post(ShardMessage::Granted(Grant {
+            session: waiter.place.session,
+            cluster: self.own.clone(),
+            endpoint,
+            picking,
+        }));
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -438,12 +501,31 @@ impl State {
             return Err(Pick::Full);
         }
         match self.members.pick(&request, picking, reluctance) {
-            Pick::Chosen(index) => Ok(self.members.at(index).key.clone()),
+            Pick::Chosen(index) => {
+                let endpoint = self.members.at(index).key.clone();
+                if let Some(expected) = self.bulkhead.expected(marks.class) {
+                    endpoint.expect_hold(expected, now_ns);
+                }
+                Ok(endpoint)
+            }
             nobody => {
                 self.guard.undo(now_ns);
                 Err(nobody)
             }
         }
+    }
+
+    /// Whether a request that will hold a loop for `expected` may begin.
+    fn lets_begin(&self, expected: Duration, since_ns: u64, now_ns: u64) -> bool {
+        let waited = Duration::from_nanos(now_ns.saturating_sub(since_ns));
+        let reluctance = |endpoint: &Arc<Endpoint>| endpoint.reluctance(now_ns);
+        let (free, able) = self.members.count_free(now_ns, reluctance);
+        self.bulkhead.lets_begin(expected, waited, free, able)
+    }
+
+    /// Requests that wait.
+    fn queued(&self) -> usize {
+        self.waiting.len() + self.held_back.len()
     }
 
     /// Whether requests may be refused though endpoints could serve.
@@ -455,6 +537,15 @@ impl State {
     fn give_back(&mut self, pass: &mut Option<Pass>, now_ns: u64) {
         if let Some(pass) = pass.take() {
             self.guard.give_back(pass, now_ns);
+        }
+    }
+
+    fn learn(&mut self, endpoint: &Endpoint, hold: Hold) {
+        if self.bulkhead.expected(hold.class).is_some() {
+            endpoint.end_hold();
+        }
+        if let Some(held) = hold.held {
+            self.bulkhead.learn(hold.class, held);
         }
     }
 

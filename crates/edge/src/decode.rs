@@ -8,6 +8,7 @@ use evener_http1::{
     FieldName, Framing, HeadScan, RequestHead, list_items, parse_request, scan_head, write,
 };
 use evener_net::{Peer, Transfer};
+use evener_policy::bulkhead::Class;
 
 use crate::admit;
 use crate::answer;
@@ -229,6 +230,13 @@ fn take_route(
         None | Some(BalanceKey::None) => {}
         Some(BalanceKey::Client) => exchange.client = ClientBytes::of(facts.client()),
         Some(BalanceKey::Text(template)) => facts.fill(template, &mut exchange.key),
+    }
+    if let Some(cluster) = exchange.route.as_ref().and_then(|r| r.cluster.as_ref())
+        && cluster.keeps_apart()
+        && !head.upgrade
+    {
+        let method = head.method_span.of(bytes);
+        exchange.class = Class::of(method, head.path_and_query(bytes));
     }
     if let Some(sticky) = exchange.route.as_ref().and_then(|r| r.sticky.as_ref()) {
         facts.fill(sticky, &mut exchange.bound_to);

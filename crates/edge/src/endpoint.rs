@@ -126,6 +126,8 @@ pub(crate) struct Endpoint {
     /// When a request was last found to have waited in vain for its loop to turn; 0 if it has
     /// turned since.
     stands_ns: AtomicU64,
+    /// Until when it is expected to be held by a request that is known for that.
+    held_until_ns: AtomicU64,
     requests: AtomicU64,
     failures: AtomicU64,
 }
@@ -161,6 +163,7 @@ impl EndpointSpec {
             retired: AtomicBool::new(false),
             suspect_until_ns: AtomicU64::new(0),
             stands_ns: AtomicU64::new(0),
+            held_until_ns: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         };
@@ -256,10 +259,23 @@ impl Endpoint {
         self.is_stalled(now_ns)
     }
 
+    /// Notes that a request was given to it that will hold its event loop for so long. When it
+    /// takes longer than that, the vitals page shows it.
+    pub(crate) fn expect_hold(&self, expected: Duration, now_ns: u64) {
+        let nanoseconds = u64::try_from(expected.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = now_ns.saturating_add(nanoseconds);
+        self.held_until_ns.fetch_max(until_ns, Relaxed);
+    }
+
+    /// Notes that such a request is over.
+    pub(crate) fn end_hold(&self) {
+        self.held_until_ns.store(0, Relaxed);
+    }
+
     pub(crate) fn reluctance(&self, now_ns: u64) -> Reluctance {
         if self.suspect_until_ns.load(Relaxed) > now_ns {
             Reluctance::Never
-        } else if self.is_stalled(now_ns) {
+        } else if self.held_until_ns.load(Relaxed) > now_ns || self.is_stalled(now_ns) {
             Reluctance::Unless
         } else {
             Reluctance::None

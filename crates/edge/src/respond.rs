@@ -445,6 +445,9 @@ fn upstream_ended(session: &mut Session, core: &mut Core) -> Result<(), ProxyErr
 /// of the response may still be on its way to a slow client, which is no business of the endpoint.
 pub(crate) fn release_upstream(exchange: &mut Exchange, core: &mut Core) {
     if let Some(upstream) = exchange.upstream.take() {
+        if let (Some(claims), Some(sequence)) = (&upstream.claims, exchange.offered) {
+            exchange.loop_held = Some(claims.hold(sequence).unwrap_or_default());
+        }
         let reusable = exchange.upstream_persists && exchange.is_sent() && !upstream.socket.is_read_closed()
             // A connection that began with somebody's address is nobody else's.
             && upstream.endpoint.terms.proxy.is_none();

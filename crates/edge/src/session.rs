@@ -4,11 +4,13 @@
 //! a request lives in an [`Exchange`], which is boxed and used again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use evener_http1::{BodyDecoder, Fields, Method, RequestHead, Version};
 use evener_net::{Peer, Socket};
 use evener_policy::balance::Picking;
 use evener_policy::breaker::Pass;
+use evener_policy::bulkhead::Class;
 
 use crate::cluster::Cluster;
 use crate::config::{Resend, Timeouts};
@@ -192,6 +194,10 @@ pub(crate) struct Exchange {
     pub(crate) client: ClientBytes,
     /// The text that the cluster's method tells requests apart by.
     pub(crate) key: Vec<u8>,
+    /// What tells it from requests that hold a worker's event loop, if the cluster cares.
+    pub(crate) class: Class,
+    /// For how long it has held the loop, once it is answered.
+    pub(crate) loop_held: Option<Duration>,
     /// What its picks remember: above all, who has been tried.
     pub(crate) picking: Picking,
     /// By which the breaker let the attempt pass.
@@ -310,6 +316,7 @@ impl Exchange {
         self.upstream = None;
         self.client = ClientBytes::default();
         self.key.clear();
+        self.class = Class::NONE;
         self.picking.reset();
         self.pass = None;
         self.fallen = false;
@@ -333,6 +340,7 @@ impl Exchange {
         self.sent = 0;
         self.upload_ended = false;
         self.offered = None;
+        self.loop_held = None;
         self.answering = false;
         self.head_ns = 0;
         self.terms = None;

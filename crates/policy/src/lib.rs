@@ -11,6 +11,7 @@ extern crate std;
 pub mod balance;
 pub mod breaker;
 pub mod budget;
+pub mod bulkhead;
 pub mod gradient;
 pub mod health;
 pub mod leader;

@@ -16,8 +16,10 @@
 //! | magic, version, slots, size | `Page::create`, once | both |
 //! | vitals | the worker | the edge |
 //! | claim words | both, by compare-and-swap | both |
+//! | hold words | the worker, before a response ends | the edge, after it |
 
 mod claim;
+mod hold;
 mod page;
 mod preface;
 mod vitals;

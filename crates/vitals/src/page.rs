@@ -9,18 +9,20 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::claim::{ClaimState, ClaimWord};
+use crate::hold::HoldWord;
 use crate::vitals::{State, VitalWords, Vitals, Writer};
 
 /// The most request slots that a page may have.
 pub const SLOTS_MAX: u32 = 1 << 20;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"EVENERvp");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
-/// The fixed head of the page; the claim words follow it.
+/// The fixed head of the page; the slots follow it.
 #[derive(Debug)]
 #[repr(C, align(64))]
 struct Header {
@@ -37,6 +39,14 @@ const _: () = assert!(
     HEADER_BYTES == 128,
     "the layout is a contract between two processes"
 );
+
+/// What a connection between edge and worker has on the page.
+#[derive(Debug)]
+#[repr(C)]
+struct Slot {
+    claim: ClaimWord,
+    hold: HoldWord,
+}
 
 /// A mapped vitals page. It unmaps when dropped.
 #[derive(Debug)]
@@ -210,6 +220,21 @@ impl Page {
             .is_some_and(|word| word.is_claimed(seq))
     }
 
+    /// The worker reports that request `seq` has held its event loop for so long at a stretch; to
+    /// be called before the end of the response is sent.
+    pub fn report_hold(&self, slot: u32, seq: u64, held: Duration) {
+        if let Some(slot) = self.at(slot) {
+            slot.hold.report(seq, held);
+        }
+    }
+
+    /// For how long request `seq` has held its worker's event loop, if the worker found that worth
+    /// reporting.
+    #[must_use]
+    pub fn hold(&self, slot: u32, seq: u64) -> Option<Duration> {
+        self.at(slot)?.hold.of(seq)
+    }
+
     /// The sequence and state of a slot; `None` if there is no such slot.
     #[must_use]
     pub fn slot(&self, slot: u32) -> Option<(u64, ClaimState)> {
@@ -223,14 +248,18 @@ impl Page {
     }
 
     fn claim_word(&self, slot: u32) -> Option<&ClaimWord> {
+        self.at(slot).map(|slot| &slot.claim)
+    }
+
+    fn at(&self, slot: u32) -> Option<&Slot> {
         if slot >= self.slots {
             return None;
         }
         // SAFETY: `slot < slots`, and creation and opening both made sure that the mapping holds
-        // that many words after the header; a claim word is one atomic u64, 8-aligned.
+        // that many slots after the header; a slot is two atomic u64, 8-aligned.
         unsafe {
-            let words = self.base.add(HEADER_BYTES).cast::<ClaimWord>();
-            Some(words.add(slot as usize).as_ref())
+            let slots = self.base.add(HEADER_BYTES).cast::<Slot>();
+            Some(slots.add(slot as usize).as_ref())
         }
     }
 }
@@ -243,7 +272,7 @@ impl Drop for Page {
 }
 
 fn page_bytes(slots: u32) -> usize {
-    (HEADER_BYTES + slots as usize * size_of::<ClaimWord>()).next_multiple_of(4096)
+    (HEADER_BYTES + slots as usize * size_of::<Slot>()).next_multiple_of(4096)
 }
 
 fn map(fd: BorrowedFd<'_>, length: usize) -> io::Result<NonNull<u8>> {

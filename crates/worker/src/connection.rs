@@ -5,6 +5,7 @@
 //! connection does what when is decided in `core`; this file knows one connection at a time.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use evener_http1::{
     BodyDecoder, BodyError, Fields, HeadErrorKind, HeadLimits, HeadScan, RequestHead,
@@ -92,6 +93,8 @@ pub(crate) struct Connection {
     /// The slot on the vitals page, and the sequence of the current request.
     pub(crate) claim: Option<(u32, u64)>,
     pub(crate) queued_ns: u64,
+    /// The longest that the current request has held the loop at a stretch, as far as it counts.
+    pub(crate) held: Duration,
     pub(crate) head: RequestHead,
     pub(crate) fields: Fields,
     pub(crate) body: BodyDecoder,
@@ -137,6 +140,7 @@ impl Connection {
             prefaced: false,
             claim: None,
             queued_ns: 0,
+            held: Duration::ZERO,
             head: RequestHead::default(),
             fields: Fields::new(),
             body: BodyDecoder::default(),

@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use evener_vitals::monotonic_ns;
 use pyo3::prelude::*;
@@ -222,6 +223,7 @@ impl Core {
         connection.running = true;
         connection.deadline_ns = None;
         connection.socket = socket;
+        connection.held = Duration::ZERO;
         connection.queued_ns = self.pulse.begin();
         let place = Place {
             key,

@@ -248,6 +248,7 @@ impl Core {
     fn sent(&mut self, py: Python<'_>, key: usize, effects: &mut Effects) -> Sent {
         let connection = &mut self.connections[key];
         if connection.response.stage == Stage::Complete {
+            self.note_hold(key);
             self.complete(py, key, effects);
             self.flush_finished(py, key, effects);
             return Sent::Done;
@@ -262,6 +263,25 @@ impl Core {
         match self.connections.get(key) {
             Some(held) if held.output.len() > QUEUED_BYTES_HIGH => Sent::Wait,
             _ => Sent::Done,
+        }
+    }
+
+    /// The application awaits something.
+    pub(crate) fn end_step(&mut self, place: Place) {
+        if self.at(place).is_some() {
+            self.note_hold(place.key);
+        }
+    }
+
+    /// A step is about to end, or the response to leave: if the application has held the loop for
+    /// long since it was entered, the edge hears of it.
+    pub(crate) fn note_hold(&mut self, key: usize) {
+        let Some(held) = self.pulse.held() else {
+            return;
+        };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.held = connection.held.max(held);
+            self.pulse.report_hold(connection.claim, connection.held);
         }
     }
 

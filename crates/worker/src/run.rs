@@ -80,7 +80,10 @@ impl Run {
             State::Over => return Ok(None),
         };
         let coroutine = match coroutine {
-            Some(coroutine) => coroutine.into_bound(py),
+            Some(coroutine) => {
+                lock(&self.server.get().core).pulse.enter();
+                coroutine.into_bound(py)
+            }
             None => match self.begin(py) {
                 Ok(Some(coroutine)) => coroutine,
                 Ok(None) => return self.end(py, End::Dropped),
@@ -88,7 +91,10 @@ impl Run {
             },
         };
         match step(&coroutine) {
-            Ok(Step::Yielded(yielded)) => Ok(Some(yielded.unbind())),
+            Ok(Step::Yielded(yielded)) => {
+                lock(&self.server.get().core).end_step(self.place);
+                Ok(Some(yielded.unbind()))
+            }
             Ok(Step::Returned) => self.end(py, End::Returned),
             Err(error) => self.end(py, End::Raised(error)),
         }

@@ -14,6 +14,8 @@ use crate::system::Timer;
 
 /// How often the loop ticks while requests are in flight.
 const BEAT: Duration = Duration::from_millis(10);
+/// A request that holds the loop for less at a stretch is not worth a report.
+const HELD_NS: u64 = 10_000_000;
 const RSS_EVERY_NS: u64 = 1_000_000_000;
 
 /// The heartbeat and the counters.
@@ -28,6 +30,8 @@ pub(crate) struct Pulse {
     rss_ns: u64,
     statm: Option<File>,
     in_flight: u32,
+    /// When the application was entered last; 0 without a page.
+    entered_ns: u64,
 }
 
 impl Pulse {
@@ -45,6 +49,7 @@ impl Pulse {
             rss_ns: 0,
             statm,
             in_flight: 0,
+            entered_ns: 0,
         })
     }
 
@@ -88,13 +93,37 @@ impl Pulse {
     }
 
     /// Claims the request, as its first step is about to run; false: it must be dropped.
-    pub(crate) fn claim(&self, slot: Option<(u32, u64)>, queued_ns: u64) -> bool {
+    pub(crate) fn claim(&mut self, slot: Option<(u32, u64)>, queued_ns: u64) -> bool {
         let Some(page) = &self.page else { return true };
         let now = monotonic_ns();
+        self.entered_ns = now;
         page.writer().tick(now);
         page.writer()
             .set_queue_wait_us(now.saturating_sub(queued_ns) / 1000);
         slot.is_none_or(|(slot, seq)| page.claim(slot, seq))
+    }
+
+    /// A later step of a request's task is about to run.
+    pub(crate) fn enter(&mut self) {
+        if self.page.is_some() {
+            self.entered_ns = monotonic_ns();
+        }
+    }
+
+    /// For how long the present step has held the loop, if that is worth a report.
+    pub(crate) fn held(&self) -> Option<Duration> {
+        if self.entered_ns == 0 {
+            return None;
+        }
+        let held = monotonic_ns().saturating_sub(self.entered_ns);
+        (held >= HELD_NS).then(|| Duration::from_nanos(held))
+    }
+
+    /// Tells the edge for how long a request has held the loop at a stretch.
+    pub(crate) fn report_hold(&self, slot: Option<(u32, u64)>, held: Duration) {
+        if let (Some(page), Some((slot, seq))) = (&self.page, slot) {
+            page.report_hold(slot, seq, held);
+        }
     }
 
     /// A request that was begun is over; `ran` is false if the application never saw it.

@@ -39,6 +39,14 @@ pub(crate) struct WorkerArguments {
     #[arg(long, value_name = "N", default_value_t = 1000,
         value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) worker_in_flight: u32,
+    /// Requests that hold their worker's event loop begin only while another worker stays free for
+    /// the rest, so that these do not wait for them (the default). Which ones do is learnt, by
+    /// method and shape of the path.
+    #[arg(long, overrides_with = "no_bulkhead")]
+    pub(crate) bulkhead: bool,
+    /// They begin wherever the fewest requests are.
+    #[arg(long, overrides_with = "bulkhead")]
+    pub(crate) no_bulkhead: bool,
     /// The same bound under uvicorn's name. Unlike uvicorn, which answers 503 at once, the excess
     /// waits in the queue first (see --limit-queue, --timeout-queue).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]

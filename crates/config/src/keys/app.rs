@@ -96,6 +96,12 @@ pub(super) static APP: Table = Table {
             "Most requests that one worker has in flight; further ones wait in the queue.",
         ),
         key(
+            "bulkhead",
+            Flag,
+            Value("true"),
+            "Requests that hold their worker's event loop begin only while another worker stays free for the rest. Which ones do is learnt, by method and shape of the path.",
+        ),
+        key(
             "limit_max_requests",
             Whole(1, u64::MAX),
             Absent,

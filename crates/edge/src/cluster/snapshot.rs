@@ -81,7 +81,7 @@ impl Cluster {
             name: self.name.clone(),
             breaker,
             concurrency_limit,
-            queued: state.waiting.len(),
+            queued: state.queued(),
             endpoints,
         }
     }

@@ -261,6 +261,29 @@ impl<K> Members<K> {
         self.list.iter().filter(|member| !member.down).count()
     }
 
+    /// Members that could serve at once and that nothing is known against, and those that could
+    /// serve at all.
+    pub fn count_free(&self, now_ns: u64, reluctance: impl Fn(&K) -> Reluctance) -> (usize, usize) {
+        let alone = self.list.len() == 1;
+        let (mut free, mut able) = (0, 0);
+        for member in &self.list {
+            let failing = !alone && member.is_failing(now_ns);
+            let out = member.down || member.draining || member.unhealthy || member.ejected;
+            if out || failing {
+                continue;
+            }
+            match reluctance(&member.key) {
+                Reluctance::None => {
+                    able += 1;
+                    free += usize::from(!member.is_full());
+                }
+                Reluctance::Unless => able += 1,
+                Reluctance::Never => {}
+            }
+        }
+        (free, able)
+    }
+
     /// Chooses a member for a request and counts the request. `reluctance` says what the caller
     /// knows of a member and this state does not.
     pub fn pick(
