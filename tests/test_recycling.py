@@ -156,7 +156,7 @@ def test_a_blocked_loop_is_out_of_balance_within_a_tenth_of_a_second(
     machine may be busy with something else now and then, so it is the median of several.
     """
     evener = begin(start, tmp_path, "--workers", "2", workers=2)
-    noticed, slowest = [], []
+    noticed, asked = [], 0
     for _ in range(7):
         load = Load(evener.port, lambda: itertools.repeat(Ask("/")), 4)
         asking = begin_to_ask(load)
@@ -166,15 +166,20 @@ def test_a_blocked_loop_is_out_of_balance_within_a_tenth_of_a_second(
             while not any(w["stalled"] for w in evener.ask_api("/api/v1/workers")["workers"]):
                 assert time.monotonic() < sent + 1, "it was never out of balance"
             seen = time.monotonic()
+            # A request that it had begun waits for it; no other is given to it.
+            others = set()
+            while time.monotonic() < sent + 0.8:
+                others.add(int(evener.get("/").body.split()[0]))
+                asked += 1
             answer = blocker.response()
         asking.join()
+        assert int(answer.body.split()[0]) not in others
         assert answer.status == 200
         assert not load.outcome.failures, load.outcome
         noticed.append(seen - float(answer.one("x-began") or "nan"))
-        slowest.append(load.outcome.slowest)
-    print("noticed after", sorted(noticed), "slowest request beside it", sorted(slowest))
+    print("noticed after", sorted(noticed), "and passed by", asked, "requests")
     assert statistics.median(noticed) < 0.1
-    assert statistics.median(slowest) < 0.1, "no request waited longer"
+    assert asked > 7
 
 
 def test_a_worker_that_stands_still_shows_where_and_is_replaced(
