@@ -176,7 +176,7 @@ def busy_at(it: Connection) -> bool:
     """Answers 503 at once if the query names it, else with its name after a while."""
     if it.query == NAME:
         return it.answer(b"busy", "503 Service Unavailable")
-    time.sleep(0.5)
+    time.sleep(1.5)
     return it.answer(json.dumps({"name": NAME}).encode())
 
 

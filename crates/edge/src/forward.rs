@@ -167,6 +167,7 @@ fn decode_into(
 }
 
 /// Decodes the next piece of the request body, which is counted and held to its bound.
+#[inline]
 pub(crate) fn decode_piece(exchange: &mut Exchange, bytes: &[u8]) -> Result<Piece, ProxyError> {
     let bad = |kind| ProxyError::downstream(Stage::Forward, kind);
     let piece = exchange

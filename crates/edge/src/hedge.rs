@@ -100,6 +100,7 @@ pub(crate) fn prepare(exchange: &mut Exchange, core: &Core, settings: Settings) 
 }
 
 /// When the next hedge is due, in milliseconds.
+#[inline]
 pub(crate) fn next_ms(exchange: &Exchange) -> Option<u64> {
     let next = exchange.race.as_ref()?.plan.next()?;
     // The timers know no less than a millisecond, and must not ring before it is due.
