@@ -16,7 +16,7 @@ from sidebyside.faults.proxies import BARE, CHECKED, makers
 from sidebyside.table import METRICS, number, text
 
 SECONDS = 4.0
-LONG_SECONDS = 15.0
+LONG_SECONDS = 10.0
 # The first that meets it, or the second that is waited for an answer, and then some.
 OUT_SECONDS = {
     "killed": 1.0,
