@@ -16,7 +16,7 @@ from sidebyside.faults.proxies import BARE, CHECKED, makers
 from sidebyside.table import METRICS, number, text
 
 SECONDS = 4.0
-LONG_SECONDS = 15.0
+LONG_SECONDS = 10.0
 # The first that meets it, or the second that is waited for an answer, and then some.
 OUT_SECONDS = {
     "killed": 1.0,
@@ -76,6 +76,7 @@ def test_checks_are_enough(name: str) -> None:
 def test_side_by_side() -> None:
     """Each proxy as its operators would set it up for this; the table is for people."""
     lines: list[list[str]] = []
+    shown: list[str] = []
     makes = makers(str(PROGRAM))
     for name, happening in HAPPENINGS.items():
         for peer, make in makes.items():
@@ -84,10 +85,10 @@ def test_side_by_side() -> None:
             found = witness(happening, make, LONG_SECONDS)
             values = found.values()
             if not lines:
-                lines.append(["what", "proxy", *(METRICS[metric] for metric in values), "failures"])
+                shown = list(values)
+                lines.append(["what", "proxy", *(METRICS[metric] for metric in shown), "failures"])
             failures = ", ".join(f"{n} {kind}" for kind, n in found.arrivals.failures.items())
-            cells = [number(value) for value in values.values()]
-            cells += [""] * (len(lines[0]) - len(cells) - 3)
+            cells = [number(values[metric]) if metric in values else "never" for metric in shown]
             lines.append([name, peer, *cells, failures])
             if peer == "evener":
                 judge(name, found)

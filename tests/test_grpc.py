@@ -213,6 +213,39 @@ def test_health_checks(serve: Serve, shop: Shops) -> None:
     eventually(lambda: healthy() == 0, "none is left")
 
 
+def test_a_server_that_hung_is_called_again(serve: Serve, shop: Shops) -> None:
+    """Over a new connection: nobody knows what became of the old one."""
+    one, two = shop(), shop()
+    check = '[cluster.shop.health_check]\ntype = "grpc"\ninterval = "100ms"\ntimeout = "500ms"\n'
+    served = before(serve, one, two, more=check)
+
+    def healthy() -> list[bool]:
+        shown = served.ask_api("/api/v1/clusters")[0]["endpoints"]
+        return [not endpoint["unhealthy"] for endpoint in shown]
+
+    def connections() -> set[str]:
+        """Those to the first server, by their near ends."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        fields = [line.split() for line in lines]
+        port = f":{one.port:04X}"
+        return {own for _, own, peer, state, *_ in fields if peer.endswith(port) and state == "01"}
+
+    eventually(lambda: healthy() == [True, True], "both serve")
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        for _ in range(4):
+            assert call(channel, "One")(b"a", timeout=15, wait_for_ready=True) == b"a"
+        kept = eventually(connections, "it has one")
+        one.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: healthy() == [False, True], "it hangs")
+        for _ in range(4):
+            assert call(channel, "One")(b"b", timeout=15) == b"b"
+        one.process.send_signal(signal.SIGCONT)
+        eventually(lambda: healthy() == [True, True], "it is back")
+        for _ in range(4):
+            assert call(channel, "One")(b"c", timeout=15) == b"c"
+        eventually(lambda: not kept & connections(), "the old one is gone")
+
+
 @pytest.mark.parametrize(("name", "believed"), [("localhost", True), ("other.test", False)])
 def test_health_checks_over_tls(
     serve: Serve, shop: Shops, tmp_path: Path, name: str, believed: bool

@@ -507,6 +507,19 @@ fn how_endpoints_are_spoken_to() {
         let errors = said(&format!("{base}{plain}{text}\n"));
         assert!(errors.contains(expected), "{text}\n{errors}");
     }
+    let bounded =
+        "endpoints = [{ address = \"127.0.0.1:1\", max_connections = 2, max_conns = 3 }]\n";
+    let config = good(&format!(
+        "{base}{bounded}health_check = {{ resend = false }}\n"
+    ));
+    let cluster = &config.clusters[0];
+    assert_eq!(cluster.endpoints[0].connections_max, Some(2));
+    assert!(!cluster.health.as_ref().unwrap().resend);
+    let errors = said(&format!("{base}{bounded}protocol = \"h2\"\n"));
+    assert!(
+        errors.contains("`max_connections` is for HTTP/1.1"),
+        "{errors}"
+    );
     for (endpoint, expected) in [
         ("unix:/x", "`tls` is for TCP"),
         ("srv:_x._tcp.a.test", "needs a `server_name`"),
@@ -532,6 +545,13 @@ fn listeners_say_what_their_clients_may_speak() {
             .http2
             .is_none()
     );
+    let unix = |peers: &str| {
+        format!("[[listener]]\naddress = \"unix:/x\"\nproxy_protocol = \"{peers}\"\n{rest}")
+    };
+    let relays = good(&unix("unix")).listeners[0].proxied.clone().unwrap();
+    assert!(relays.believes(None) && !relays.believes(Some([127, 0, 0, 1].into())));
+    let errors = said(&unix("10.0.0.0/8"));
+    assert!(errors.contains("have no address: write"), "{errors}");
     let errors = said(&listener("http2 = false\nhttp2_streams = 5"));
     assert!(
         errors.contains("no effect with `http2 = false`"),

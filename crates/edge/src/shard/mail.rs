@@ -125,12 +125,13 @@ impl Shard {
             .collect()
     }
 
-    /// Checks say that an endpoint does not answer: what waits for it goes elsewhere, if it may, and
-    /// what is idle is not used again.
+    /// Checks say that an endpoint does not answer: what waits for it goes elsewhere, if it may. Its
+    /// connections may be as dead as it is: none is used for another request.
     fn pass_on(&mut self, id: EndpointId) {
         for upstream in self.core.pools.drain(id) {
             self.core.close_upstream(upstream);
         }
+        upstream::drain(&mut self.core, id);
         for index in self.sessions_on(id) {
             let session = &mut self.sessions.slab[index];
             let flow = match retry::pass_on(session, &mut self.core) {
