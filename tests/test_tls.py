@@ -1,5 +1,6 @@
 """TLS towards clients: the edge ends it, and everything above works as in clear text."""
 
+import datetime
 import hashlib
 import http.client
 import signal
@@ -12,7 +13,12 @@ from pathlib import Path
 import pytest
 import trustme
 from browser import Browser
-from running import OWN, PROGRAM, Evener, Start, eventually
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate, load_pem_x509_certificates
+from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponderEncoding, OCSPResponseBuilder
+from running import OWN, PROGRAM, Evener, Start, eventually, free_port
 from websockets.sync.client import connect
 
 MEGABYTES = 8 * 1024 * 1024
@@ -252,3 +258,71 @@ def test_a_browser_speaks_http2(
         used = browser.run(PROTOCOLS)
     assert len(used) > 2, "the page, and what it asked for"
     assert set(used) == {"h2"}, used
+
+
+def response_about(authority: Authority, folder: Path) -> Path:
+    """What an OCSP responder of the authority says of its server's certificate."""
+    signer = load_pem_x509_certificate(authority.ca.cert_pem.bytes())
+    key = load_pem_private_key(authority.ca.private_key_pem.bytes(), None)
+    assert isinstance(key, EllipticCurvePrivateKey)
+    now = datetime.datetime.now(datetime.UTC)
+    builder = OCSPResponseBuilder().add_response(
+        cert=load_pem_x509_certificates(authority.certificate.read_bytes())[0],
+        issuer=signer,
+        algorithm=hashes.SHA1(),  # noqa: S303
+        cert_status=OCSPCertStatus.GOOD,
+        this_update=now,
+        next_update=now + datetime.timedelta(days=1),
+        revocation_time=None,
+        revocation_reason=None,
+    )
+    response = builder.responder_id(OCSPResponderEncoding.HASH, signer).sign(key, hashes.SHA256())
+    file = folder / "ocsp.der"
+    file.write_bytes(response.public_bytes(Encoding.DER))
+    return file
+
+
+def test_what_the_authority_says_is_stapled(authority: Authority, tmp_path: Path) -> None:
+    port, ocsp = free_port(), response_about(authority, tmp_path)
+    config = tmp_path / "evener.toml"
+    config.write_text(f"""
+        [[listener]]
+        address = "127.0.0.1:{port}"
+        tls = {{ cert = "{authority.certificate}", key = "{authority.key}", ocsp = "{ocsp}" }}
+        [[route]]
+        respond = {{ status = 200, text = "here" }}
+    """)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, "check", "-c", config],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    assert check().returncode == 0, check().stderr
+    socket_ = tmp_path / "admin.sock"
+    command = [PROGRAM, "serve", "-c", config, "--admin", socket_]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as served:
+        try:
+            eventually(socket_.exists, "it serves", 20, 0.05)
+            asked = subprocess.run(
+                ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-status"],
+                input="",
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        finally:
+            served.terminate()
+    assert "OCSP Response Status: successful" in asked.stdout, asked.stdout
+    assert "Cert Status: good" in asked.stdout
+    for wrong in (b"", b"-----BEGIN OCSP RESPONSE-----", b"\x30\x03\x0a\x01\x06", b"\x30\x84"):
+        ocsp.write_bytes(wrong)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as refused:
+            _, said = refused.communicate(timeout=20)
+        assert refused.returncode != 0
+        assert str(ocsp) in said, said

@@ -95,6 +95,7 @@ fn terms(tls: &ClusterTls, http2: bool) -> ClientTlsTerms {
             .map(|(certificate, key)| CertificateFiles {
                 certificate: certificate.clone(),
                 key: key.clone(),
+                ocsp: None,
             }),
         verify: tls.verify,
         protocols: match http2 {

@@ -53,7 +53,11 @@ pub(crate) fn resolve(
     }
     let key = typed.ssl_keyfile.as_ref().unwrap_or(certificate);
     Ok(Some(ListenerTls {
-        certificates: vec![(certificate.clone(), key.clone())],
+        certificates: vec![evener_config::CertificateFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            ocsp: None,
+        }],
         client_ca: typed.ssl_ca_certs.clone().filter(|_| demanded > 0),
         client_optional: demanded == 1,
         only_13: false,
@@ -65,9 +69,10 @@ pub(crate) fn read(settings: &ListenerTls, http2: bool) -> Result<Arc<ServerTls>
     let files = settings.certificates.iter();
     let terms = ServerTlsTerms {
         certificates: files
-            .map(|(certificate, key)| CertificateFiles {
-                certificate: certificate.clone(),
-                key: key.clone(),
+            .map(|files| CertificateFiles {
+                certificate: files.certificate.clone(),
+                key: files.key.clone(),
+                ocsp: files.ocsp.clone(),
             })
             .collect(),
         client_ca: settings.client_ca.clone(),

@@ -30,10 +30,11 @@ pub use filters::{
 };
 pub use keys::ROOT;
 pub use model::{
-    Action, Admin, App, Backoff, BalanceKey, Buffering, CheckKind, Cluster, ClusterTls, Config,
-    Dns, Endpoint, Fallback, Flag, Guard, HealthCheck, HealthPaths, HostPattern, Http2Terms,
-    Limits, Listener, ListenerTls, Log, Matcher, PathPattern, ProxyVersion, RequestBuffer, Resend,
-    ResponseBuffer, Route, Speech, Spill, Timeouts, TrustedPeers, ValuePattern,
+    Action, Admin, App, Backoff, BalanceKey, Buffering, CertificateFiles, CheckKind, Cluster,
+    ClusterTls, Config, Dns, Endpoint, Fallback, Flag, Guard, HealthCheck, HealthPaths,
+    HostPattern, Http2Terms, Limits, Listener, ListenerTls, Log, Matcher, PathPattern,
+    ProxyVersion, RequestBuffer, Resend, ResponseBuffer, Route, Speech, Spill, Timeouts,
+    TrustedPeers, ValuePattern,
 };
 pub use near::nearest;
 pub use reference::reference;

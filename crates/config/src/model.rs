@@ -22,7 +22,7 @@ pub(crate) use cluster::Sharing;
 pub use cluster::{
     Backoff, CheckKind, Cluster, ClusterTls, Endpoint, Guard, HealthCheck, ProxyVersion, Speech,
 };
-pub use listener::{Http2Terms, Listener, ListenerTls};
+pub use listener::{CertificateFiles, Http2Terms, Listener, ListenerTls};
 
 /// A whole configuration.
 #[derive(Debug, Clone)]

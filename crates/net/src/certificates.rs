@@ -35,6 +35,9 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// The private key: PKCS#8, PKCS#1 or SEC1, without a passphrase. May be the same file.
     pub key: PathBuf,
+    /// What the authority says of the certificate: an OCSP response (RFC 6960) in DER, given to
+    /// clients that ask (RFC 6066, 8).
+    pub ocsp: Option<PathBuf>,
 }
 
 /// What a listener's TLS is made of.
@@ -183,7 +186,8 @@ fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Certified
         .key_provider
         .load_private_key(key)
         .map_err(|error| wrong(&files.key, error))?;
-    let certified = CertifiedKey::new(chain, key);
+    let mut certified = CertifiedKey::new(chain, key);
+    certified.ocsp = files.ocsp.as_deref().map(ocsp_response).transpose()?;
     match certified.keys_match() {
         // Some kinds of key cannot tell their public half; the handshake will.
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
@@ -192,6 +196,31 @@ fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Certified
         Err(_) => Err(wrong(
             &files.key,
             format_args!("it is not the key of {}", files.certificate.display()),
+        )),
+    }
+}
+
+/// Reads what an authority says of a certificate. That it says so of this one, and that it is not
+/// too old, is for the clients to check, as with nginx's `ssl_stapling_file`.
+fn ocsp_response(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let bytes = std::fs::read(file).map_err(|error| wrong(file, error))?;
+    // OCSPResponse ::= SEQUENCE { responseStatus ENUMERATED, … }, of which 0 is `successful`.
+    let length = bytes.get(1).copied().unwrap_or_default();
+    let inside = match length {
+        0x80.. => 2 + usize::from(length & 0x7f),
+        _ => 2,
+    };
+    match (bytes.first(), bytes.get(inside..inside + 3)) {
+        (Some(0x30), Some([0x0a, 1, 0])) => Ok(bytes),
+        (Some(0x30), Some([0x0a, 1, status])) => Err(wrong(
+            file,
+            format_args!(
+                "the authority has not answered what it was asked (status {status}): ask it again"
+            ),
+        )),
+        _ => Err(wrong(
+            file,
+            "it is no OCSP response in DER; `openssl ocsp -respout FILE` writes one",
         )),
     }
 }

@@ -24,6 +24,7 @@ fn certificate(folder: &Path, name: &str) -> (CertificateFiles, CertificateDer<'
     let files = CertificateFiles {
         certificate: folder.join(format!("{stem}.crt")),
         key: folder.join(format!("{stem}.key")),
+        ocsp: None,
     };
     std::fs::write(&files.certificate, cert.pem()).unwrap();
     std::fs::write(&files.key, signing_key.serialize_pem()).unwrap();
@@ -191,6 +192,7 @@ fn files_that_do_not_fit_are_named() {
         let files = CertificateFiles {
             certificate: certificate.to_owned(),
             key: key.to_owned(),
+            ocsp: None,
         };
         ServerTls::new(terms(vec![files])).unwrap_err().to_string()
     };

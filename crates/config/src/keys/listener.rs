@@ -69,6 +69,12 @@ every reload; if one cannot be used, nothing changes. Paths are relative to the 
             "File of its private key, without a passphrase.",
         ),
         key(
+            "ocsp",
+            Text,
+            Absent,
+            "File of a response of the authority's that says the certificate is good, in DER, as `openssl ocsp -respout` and certbot's hooks write it: it goes to clients that ask (OCSP stapling). Nothing is fetched.",
+        ),
+        key(
             "more",
             List(&TableOf(&CERTIFICATE)),
             Absent,
@@ -105,6 +111,12 @@ static CERTIFICATE: Table = Table {
             Text,
             Said("the file of `cert`"),
             "File of its private key.",
+        ),
+        key(
+            "ocsp",
+            Text,
+            Absent,
+            "File of the authority's response about it, in DER.",
         ),
     ],
 };

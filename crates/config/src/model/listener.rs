@@ -35,12 +35,22 @@ impl Default for Http2Terms {
     }
 }
 
+/// Files about one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// PEM: the certificate, then those that signed it.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// DER: what its authority says of it.
+    pub ocsp: Option<PathBuf>,
+}
+
 /// How the clients of a listener speak TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerTls {
-    /// PEM files, each a certificate chain and its key; at least one. A client gets the one that
-    /// has the name it asks for, else the first.
-    pub certificates: Vec<(PathBuf, PathBuf)>,
+    /// At least one. A client gets the one that has the name it asks for, else the first.
+    pub certificates: Vec<CertificateFiles>,
     /// PEM file of the authorities whose certificates clients show.
     pub client_ca: Option<PathBuf>,
     /// A client may show none.

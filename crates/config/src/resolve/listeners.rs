@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use crate::error::Findings;
-use crate::model::{Http2Terms, Listener, ListenerTls, TrustedPeers};
+use crate::model::{CertificateFiles, Http2Terms, Listener, ListenerTls, TrustedPeers};
 use crate::typed::{Node, Section, Value};
 use crate::values::ListenAddress;
 
@@ -149,7 +149,11 @@ fn listener_tls(section: &Section) -> ListenerTls {
         let certificate = PathBuf::from(section.text("cert").unwrap_or_default());
         let key = section.text("key").map(PathBuf::from);
         let key = key.unwrap_or_else(|| certificate.clone());
-        (certificate, key)
+        CertificateFiles {
+            certificate,
+            key,
+            ocsp: section.text("ocsp").map(PathBuf::from),
+        }
     };
     let more = section.list("more").iter().filter_map(Node::as_section);
     ListenerTls {

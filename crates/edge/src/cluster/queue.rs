@@ -95,7 +95,7 @@ impl Cluster {
     /// Gives to those who wait what there is for them.
     pub(super) fn serve_waiters(&self, state: &mut State, now_ns: u64) {
         while let Some(waiter) = state.waiting.pop_front() {
-            if let Err(waiter) = self.serve(state, waiter, now_ns) {
+            if let Some(waiter) = self.serve(state, waiter, now_ns) {
                 state.waiting.push_front(waiter);
                 break;
             }
@@ -104,12 +104,11 @@ impl Cluster {
             let expected = state.bulkhead.expected(waiter.class);
             let may =
                 expected.is_none_or(|expected| state.lets_begin(expected, waiter.since_ns, now_ns));
-            let served = if may {
-                self.serve(state, waiter, now_ns)
-            } else {
-                Err(waiter)
+            let left = match may {
+                true => self.serve(state, waiter, now_ns),
+                false => Some(waiter),
             };
-            if let Err(waiter) = served {
+            if let Some(waiter) = left {
                 state.held_back.push_front(waiter);
                 break;
             }
@@ -118,11 +117,11 @@ impl Cluster {
     }
 
     /// Grants a waiting request an endpoint; gives it back if there is none for it.
-    fn serve(&self, state: &mut State, mut waiter: Waiter, now_ns: u64) -> Result<(), Waiter> {
+    fn serve(&self, state: &mut State, mut waiter: Waiter, now_ns: u64) -> Option<Waiter> {
         let mut picking = std::mem::take(&mut waiter.picking);
         let Ok(endpoint) = state.pick(waiter.marks(), &mut picking, now_ns) else {
             waiter.picking = picking;
-            return Err(waiter);
+            return Some(waiter);
         };
         state.shards[waiter.place.shard].post(ShardMessage::Granted(Grant {
             session: waiter.place.session,
@@ -130,7 +129,7 @@ impl Cluster {
             endpoint,
             picking,
         }));
-        Ok(())
+        None
     }
 }
 
