@@ -290,7 +290,9 @@ def test_what_the_authority_says_is_stapled(authority: Authority, tmp_path: Path
         address = "127.0.0.1:{port}"
         tls = {{ cert = "{authority.certificate}", key = "{authority.key}", ocsp = "{ocsp}" }}
         [[route]]
-        respond = {{ status = 200, text = "here" }}
+        respond = {{ status = 200, body = "here" }}
+        [admin]
+        socket = "{tmp_path}/admin.sock"
     """)
 
     def check() -> subprocess.CompletedProcess[str]:
@@ -303,11 +305,10 @@ def test_what_the_authority_says_is_stapled(authority: Authority, tmp_path: Path
         )
 
     assert check().returncode == 0, check().stderr
-    socket_ = tmp_path / "admin.sock"
-    command = [PROGRAM, "serve", "-c", config, "--admin", socket_]
+    command = [PROGRAM, "serve", "-c", config]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as served:
         try:
-            eventually(socket_.exists, "it serves", 20, 0.05)
+            eventually((tmp_path / "admin.sock").exists, "it serves", 20, 0.05)
             asked = subprocess.run(
                 ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-status"],
                 input="",

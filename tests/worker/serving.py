@@ -39,12 +39,12 @@ class VitalsPage:
         import mmap
 
         self.slots = slots
-        size = -(-(128 + 8 * slots) // 4096) * 4096
+        size = -(-(128 + 16 * slots) // 4096) * 4096
         self.descriptor = os.memfd_create("vitals", os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, size)
         fcntl.fcntl(self.descriptor, 1033, self.SEALS)  # F_ADD_SEALS
         self.memory = mmap.mmap(self.descriptor, size)
-        head = struct.pack("<8sIIQ", b"EVENERvp", 1, slots, size)
+        head = struct.pack("<8sIIQ", b"EVENERvp", 2, slots, size)
         self.memory[: len(head)] = head
 
     def offer(self, slot: int, sequence: int) -> None:
@@ -58,11 +58,11 @@ class VitalsPage:
 
     def slot(self, slot: int) -> tuple[int, str]:
         """The sequence and state of a slot."""
-        (word,) = struct.unpack_from("<Q", self.memory, 128 + 8 * slot)
+        (word,) = struct.unpack_from("<Q", self.memory, 128 + 16 * slot)
         return word >> 2, self.STATES[word & 3]
 
     def _write(self, slot: int, word: int) -> None:
-        struct.pack_into("<Q", self.memory, 128 + 8 * slot, word)
+        struct.pack_into("<Q", self.memory, 128 + 16 * slot, word)
 
     @property
     def tick_ns(self) -> int:
