@@ -105,7 +105,8 @@ def targets(outcomes: list[Outcome]) -> list[str]:
 def losses(results: Results) -> Iterator[Loss]:
     """Every number of every row in which Evener is worse than a peer outside noise."""
     for case, variant in results.rows():
-        peers = [peer for peer in results.peers(case, variant) if peer != "evener"]
+        # Evener in another configuration is nobody to lose to.
+        peers = [peer for peer in results.peers(case, variant) if not peer.startswith("evener")]
         for metric in table.JUDGED:
             if not table.is_given(variant, metric):
                 row = Row(case, variant, metric)
