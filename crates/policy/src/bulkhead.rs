@@ -303,17 +303,17 @@ mod tests {
             for (until, holds) in &mut busy {
                 *holds &= *until > now;
             }
-            for lane in 0..2 {
-                while let Some(&(came, is_slow)) = lanes[lane].front() {
+            for (number, lane) in lanes.iter_mut().enumerate() {
+                while let Some(&(came, is_slow)) = lane.front() {
                     let free = busy.iter().filter(|(_, holds)| !holds).count();
-                    if lane == 1 && !bulkhead.lets_begin(SLOW, now - came, free, workers) {
+                    if number == 1 && !bulkhead.lets_begin(SLOW, now - came, free, workers) {
                         break;
                     }
                     let idle = busy.iter_mut().filter(|(until, _)| *until <= now);
                     let Some(worker) = idle.min_by_key(|(until, _)| *until) else {
                         break;
                     };
-                    lanes[lane].pop_front();
+                    lane.pop_front();
                     *worker = (now + if is_slow { SLOW } else { QUICK }, is_slow);
                     latencies[usize::from(is_slow)].push(worker.0 - came);
                 }

@@ -31,7 +31,7 @@ mod tests {
         let policy = || unsafe { libc::sched_getscheduler(0) };
         set_batch(true).unwrap();
         assert_eq!(policy(), libc::SCHED_BATCH);
-        let fresh = std::thread::spawn(|| set_batch(false).map(|()| ()));
+        let fresh = std::thread::spawn(|| set_batch(false));
         fresh.join().unwrap().unwrap();
         assert_eq!(policy(), libc::SCHED_BATCH);
         set_batch(false).unwrap();
