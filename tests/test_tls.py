@@ -305,7 +305,7 @@ def test_what_the_authority_says_is_stapled(authority: Authority, tmp_path: Path
         )
 
     assert check().returncode == 0, check().stderr
-    command = [PROGRAM, "serve", "-c", config]
+    command = [str(PROGRAM), "serve", "-c", str(config)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as served:
         try:
             eventually((tmp_path / "admin.sock").exists, "it serves", 20, 0.05)
