@@ -101,7 +101,7 @@ pub struct Cluster {
     /// For each health check: `joins` when the application was last seen to have nothing there.
     lacks: [AtomicU32; 2],
     pressure: Pressure,
-    /// `Conduct::bulkhead`, readable without the lock.
+    /// `Conduct::bulkhead`, where endpoints say who holds their loops; readable without the lock.
     keeps_apart: AtomicBool,
 }
 
@@ -152,7 +152,7 @@ impl Cluster {
             joins: AtomicU32::new(1),
             lacks: [const { AtomicU32::new(0) }; 2],
             pressure: Pressure::default(),
-            keeps_apart: AtomicBool::new(Conduct::WORKERS.bulkhead),
+            keeps_apart: AtomicBool::new(false),
         })
     }
 
@@ -184,8 +184,8 @@ impl Cluster {
             let now_ns = monotonic_ns();
             state.guard.set(conduct.guard, now_ns, now_ns);
         }
-        self.keeps_apart.store(conduct.bulkhead, Relaxed);
         state.conduct = conduct;
+        self.note_whether_apart(&state);
         self.serve_waiters(&mut state, monotonic_ns());
     }
 
@@ -200,6 +200,7 @@ impl Cluster {
         self.joins.fetch_add(1, Relaxed);
         let mut state = self.lock();
         spec.admit(|endpoint, terms| state.members.join(id, endpoint, terms));
+        self.note_whether_apart(&state);
         if let Some(outlier) = &mut state.outlier {
             outlier.join(id);
         }

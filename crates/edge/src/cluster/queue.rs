@@ -69,6 +69,13 @@ impl Cluster {
         self.keeps_apart.load(Relaxed)
     }
 
+    /// Finds out whether it does.
+    pub(super) fn note_whether_apart(&self, state: &State) {
+        let tells = state.members.iter().any(|member| member.key.page.is_some());
+        let apart = state.conduct.bulkhead && tells;
+        self.keeps_apart.store(apart, Relaxed);
+    }
+
     /// Takes a request out of the queue. If it has been granted meanwhile, the grant is on its way
     /// and must be released when it arrives.
     pub(crate) fn cancel(&self, place: Place, pass: &mut Option<Pass>, now_ns: u64) {
