@@ -4,7 +4,8 @@
 use alloc::vec::Vec;
 
 use crate::error::{HeadError, HeadErrorKind};
-use crate::scan::{CLASS, HeadLimits, TOKEN, VALUE, span_while};
+use crate::scan::{CLASS, HeadLimits, TOKEN, token_end, value_end};
+use crate::word::Word;
 use crate::{Span, Version};
 
 /// Names that the codec or its callers act on; all others are [`FieldName::Other`].
@@ -38,7 +39,7 @@ pub enum FieldName {
 }
 
 impl FieldName {
-    /// Recognises a name, in any case.
+    /// Recognises a name, which must be a token, in any case.
     pub fn of(name: &[u8]) -> FieldName {
         let (candidate, known): (&[u8], FieldName) = match name.len() {
             2 => (b"te", FieldName::Te),
@@ -81,12 +82,28 @@ impl FieldName {
             23 => (b"x-forwarded-client-cert", FieldName::XForwardedClientCert),
             _ => return FieldName::Other,
         };
-        if name.eq_ignore_ascii_case(candidate) {
+        if is_name(name, candidate) {
             known
         } else {
             FieldName::Other
         }
     }
+}
+
+/// Whether `name` is `lower`, in any case. The candidate has the same length.
+#[inline]
+fn is_name(name: &[u8], lower: &[u8]) -> bool {
+    let same = |one: Word, other: Word| one.folded() == other.folded();
+    let ends = match (name.last_chunk(), lower.last_chunk()) {
+        (Some(end), Some(lower_end)) => Some((Word::of(*end), Word::of(*lower_end))),
+        _ => Word::of_short(name).zip(Word::of_short(lower)),
+    };
+    let Some((end, lower_end)) = ends else {
+        return name.eq_ignore_ascii_case(lower);
+    };
+    let (words, lower_words) = (name.as_chunks().0, lower.as_chunks().0);
+    let mut pairs = words.iter().zip(lower_words);
+    same(end, lower_end) && pairs.all(|(one, other)| same(Word::of(*one), Word::of(*other)))
 }
 
 /// One header field.
@@ -189,13 +206,13 @@ fn line_start(buffer: &[u8], at: usize) -> Result<LineStart, HeadError> {
 
 /// Parses one complete field line at `at`; `None` when it is not complete yet.
 pub(crate) fn field_line(buffer: &[u8], at: usize) -> Result<Option<Field>, HeadError> {
-    let name_end = span_while(buffer, at, TOKEN);
+    let name_end = token_end(buffer, at);
     match buffer.get(name_end) {
         None => return Ok(None),
         Some(b':') if name_end > at => {}
         Some(_) => return Err(HeadError::new(HeadErrorKind::FieldName, name_end)),
     }
-    let value_end = span_while(buffer, name_end + 1, VALUE);
+    let value_end = value_end(buffer, name_end + 1);
     match (buffer.get(value_end), buffer.get(value_end + 1)) {
         (None, _) | (Some(b'\r'), None) => return Ok(None),
         (Some(b'\r'), Some(b'\n')) => {}

@@ -19,6 +19,7 @@ mod fields;
 mod request;
 mod response;
 mod scan;
+mod word;
 pub mod write;
 
 pub use body::{BodyDecoder, BodyError, Framing, Piece};

@@ -3,7 +3,9 @@
 use crate::body::Framing;
 use crate::error::{HeadError, HeadErrorKind};
 use crate::fields::{Fields, Summary};
-use crate::scan::{EMPTY_LINES_BYTES_MAX, HeadLimits, TARGET, TOKEN, skip_empty_lines, span_while};
+use crate::scan::{
+    CLASS, EMPTY_LINES_BYTES_MAX, HeadLimits, NAME, skip_empty_lines, target_end, token_end,
+};
 use crate::{Span, Version};
 
 /// Request methods; what matters here is whether a request may be sent twice.
@@ -173,14 +175,14 @@ fn parse_bounded(
 
 /// `method SP target SP version CRLF`; returns the offset after it.
 fn request_line(buffer: &[u8], start: usize) -> Result<Option<(usize, RequestHead)>, HeadError> {
-    let method_end = span_while(buffer, start, TOKEN);
+    let method_end = token_end(buffer, start);
     match buffer.get(method_end) {
         None => return Ok(None),
         Some(b' ') if method_end > start => {}
         Some(_) => return Err(HeadError::new(HeadErrorKind::Method, method_end)),
     }
     let target_start = method_end + 1;
-    let target_end = span_while(buffer, target_start, TARGET);
+    let target_end = target_end(buffer, target_start);
     match buffer.get(target_end) {
         None => return Ok(None),
         Some(b' ') if target_end > target_start => {}
@@ -302,7 +304,6 @@ fn check_host(buffer: &[u8], head: &RequestHead) -> Result<(), HeadError> {
 /// `host[:port]` with the bytes that RFC 3986 allows in a registered name or an IP literal. Empty
 /// is allowed (RFC 9110, 7.2), userinfo is not.
 fn is_authority(bytes: &[u8]) -> bool {
-    const NAME_BYTES: &[u8] = b"-._~%!$&'()*+;=";
     let (host_ok, port) = match bytes.strip_prefix(b"[") {
         Some(literal) => {
             let Some(close) = literal.iter().position(|&b| b == b']') else {
@@ -321,7 +322,7 @@ fn is_authority(bytes: &[u8]) -> bool {
             let colon = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
             let name_ok = bytes[..colon]
                 .iter()
-                .all(|b| b.is_ascii_alphanumeric() || NAME_BYTES.contains(b));
+                .all(|&b| CLASS[b as usize] & NAME != 0);
             (name_ok, &bytes[colon..])
         }
     };

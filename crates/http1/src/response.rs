@@ -3,7 +3,7 @@
 use crate::body::Framing;
 use crate::error::{HeadError, HeadErrorKind};
 use crate::fields::{Fields, Summary};
-use crate::scan::{HeadLimits, VALUE, span_while};
+use crate::scan::{HeadLimits, value_end};
 use crate::{Span, Version};
 
 /// A complete, valid response head.
@@ -104,7 +104,7 @@ fn status_line(buffer: &[u8]) -> Result<Option<(usize, ResponseHead)>, HeadError
         b'\r' => 12,
         _ => return fail(12),
     };
-    let reason_end = span_while(buffer, reason_start, VALUE);
+    let reason_end = value_end(buffer, reason_start);
     match (buffer.get(reason_end), buffer.get(reason_end + 1)) {
         (None, _) | (Some(b'\r'), None) => Ok(None),
         (Some(b'\r'), Some(b'\n')) => {

@@ -1,5 +1,7 @@
 //! Finds the end of a head in bytes that arrive piece by piece, so that a slow sender costs work
-//! once per byte and not once per read.
+//! once per byte and not once per read; and within a head, the end of what may stand where.
+
+use crate::word::Word;
 
 /// Bounds on one head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +77,11 @@ pub(crate) fn skip_empty_lines(buffer: &[u8]) -> usize {
 pub(crate) const TOKEN: u8 = 1;
 pub(crate) const VALUE: u8 = 2;
 pub(crate) const TARGET: u8 = 4;
+pub(crate) const NAME: u8 = 8;
 
-/// One table for all three classes: `tchar` (RFC 9110, 5.6.2), field content (visible, space, tab
-/// and obs-text), and the bytes of a request target (visible ASCII without `#`).
+/// One table for all classes: `tchar` (RFC 9110, 5.6.2), field content (visible, space, tab and
+/// obs-text), the bytes of a request target (visible ASCII without `#`), and those of a registered
+/// name (RFC 3986, 3.2.2).
 pub(crate) const CLASS: [u8; 256] = {
     let mut table = [0u8; 256];
     let mut byte = 0usize;
@@ -110,14 +114,68 @@ pub(crate) const CLASS: [u8; 256] = {
         if b > 0x20 && b < 0x7f && b != b'#' {
             table[byte] |= TARGET;
         }
+        let punctuation = matches!(
+            b,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b';'
+                | b'='
+        );
+        if b.is_ascii_alphanumeric() || punctuation {
+            table[byte] |= NAME;
+        }
         byte += 1;
     }
     table
 };
 
-/// Offset of the first byte at or after `from` that is not in `class`.
+/// Offset of the first byte at or after `from` that is not in a token.
 #[inline]
-pub(crate) fn span_while(buffer: &[u8], from: usize, class: u8) -> usize {
+pub(crate) fn token_end(buffer: &[u8], from: usize) -> usize {
+    // Digits, `_` and the like are rare in names.
+    let at = words_while(buffer, from, Word::first_outside_name);
+    span_while(buffer, at, TOKEN)
+}
+
+/// Offset of the first byte at or after `from` that is not in a field's value.
+#[inline]
+pub(crate) fn value_end(buffer: &[u8], from: usize) -> usize {
+    // So are tabs in values.
+    let at = words_while(buffer, from, Word::first_outside_value);
+    span_while(buffer, at, VALUE)
+}
+
+/// Offset of the first byte at or after `from` that is not in a request target.
+#[inline]
+pub(crate) fn target_end(buffer: &[u8], from: usize) -> usize {
+    let at = words_while(buffer, from, Word::first_outside_target);
+    span_while(buffer, at, TARGET)
+}
+
+/// Offset of the first byte that `find` finds, or of the last few, which fill no word.
+#[inline]
+fn words_while(buffer: &[u8], from: usize, find: impl Fn(Word) -> Option<usize>) -> usize {
+    let (words, _) = buffer[from..].as_chunks();
+    for (index, word) in words.iter().enumerate() {
+        if let Some(place) = find(Word::of(*word)) {
+            return from + 8 * index + place;
+        }
+    }
+    from + 8 * words.len()
+}
+
+#[inline]
+fn span_while(buffer: &[u8], from: usize, class: u8) -> usize {
     let rest = &buffer[from..];
     from + rest
         .iter()
