@@ -17,6 +17,7 @@ mod mailbox;
 mod pipe;
 mod proxy_protocol;
 mod socket;
+mod tcp_options;
 mod timers;
 mod tls;
 

@@ -17,6 +17,7 @@ use rustls::ServerConfig;
 use socket2::{Domain, SockAddr, Type};
 
 use crate::certificates::ServerTls;
+use crate::tcp_options;
 
 /// A listening socket that no shard has taken yet.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub struct BoundListener {
     socket: socket2::Socket,
     unix_path: Option<PathBuf>,
     tls: Option<Arc<ServerTls>>,
+    inherited: bool,
 }
 
 /// A listening socket of one shard.
@@ -32,6 +34,8 @@ pub struct Listener {
     kind: Kind,
     token: Token,
     tls: Option<Arc<ServerTls>>,
+    /// Somebody else opened it, and clients may have come before it got our options.
+    inherited: bool,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,9 @@ impl BoundListener {
                 socket.set_only_v6(false)?;
             }
             socket.bind(&SockAddr::from(address))?;
+            // Before any client comes: Linux hands them on to accepted connections, which saves
+            // system calls for each.
+            tcp_options::set(&socket, address)?;
             socket.listen(backlog.min(i32::MAX as u32) as i32)?;
             Ok(socket)
         };
@@ -99,6 +106,7 @@ impl BoundListener {
                 socket,
                 unix_path: None,
                 tls: None,
+                inherited: false,
             }),
             Err(cause) => Err(ListenError {
                 address: address.to_string(),
@@ -124,6 +132,7 @@ impl BoundListener {
                 socket,
                 unix_path: Some(path.to_owned()),
                 tls: None,
+                inherited: false,
             }),
             Err(cause) => Err(ListenError {
                 address: format!("unix:{}", path.display()),
@@ -150,6 +159,7 @@ impl BoundListener {
                 socket,
                 unix_path: None,
                 tls: None,
+                inherited: true,
             }),
             Err(cause) => Err(ListenError {
                 address: format!("fd:{number}"),
@@ -191,23 +201,31 @@ impl BoundListener {
             socket,
             unix_path: self.unix_path.clone(),
             tls: self.tls.clone(),
+            inherited: self.inherited,
         })
     }
 
     /// Hands the socket to a shard.
     pub fn register(self, registry: &Registry, token: Token) -> io::Result<Listener> {
         self.socket.set_nonblocking(true)?;
-        let tcp = self.tcp_address().is_some();
+        let address = self.tcp_address();
+        if let Some(address) = address {
+            tcp_options::set(&self.socket, address)?;
+        }
         let descriptor = OwnedFd::from(self.socket);
-        let mut kind = if tcp {
+        let mut kind = if address.is_some() {
             Kind::Tcp(TcpListener::from_std(descriptor.into()))
         } else {
             Kind::Unix(UnixListener::from_std(descriptor.into()))
         };
         kind.source()
             .register(registry, token, Interest::READABLE)?;
-        let tls = self.tls;
-        Ok(Listener { kind, token, tls })
+        Ok(Listener {
+            kind,
+            token,
+            tls: self.tls,
+            inherited: self.inherited,
+        })
     }
 }
 
@@ -227,10 +245,16 @@ impl Listener {
     /// The next waiting connection; `WouldBlock` when there is none.
     pub fn accept(&self) -> io::Result<Accepted> {
         match &self.kind {
-            Kind::Tcp(listener) => listener.accept().map(|(stream, address)| match &self.tls {
-                None => Accepted::Tcp(stream, address),
-                Some(tls) => Accepted::Tls(stream, address, tls.config()),
-            }),
+            Kind::Tcp(listener) => {
+                let (stream, address) = listener.accept()?;
+                if self.inherited {
+                    tcp_options::set(&stream, address)?;
+                }
+                Ok(match &self.tls {
+                    None => Accepted::Tcp(stream, address),
+                    Some(tls) => Accepted::Tls(stream, address, tls.config()),
+                })
+            }
             Kind::Unix(listener) => listener.accept().map(|(stream, _)| Accepted::Unix(stream)),
         }
     }

@@ -22,6 +22,7 @@ use rustls::{ClientConfig, ServerConfig};
 use crate::client_certificate::claims;
 use crate::gather::Gather;
 use crate::pipe::PipeEnd;
+use crate::tcp_options;
 use crate::tls::TlsStream;
 
 /// Who is at the other end.
@@ -77,10 +78,9 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over an accepted TCP connection. Nagle's algorithm is switched off: every write of
-    /// the data plane is complete in itself.
+    /// Takes over an accepted TCP connection, which has its options from the listener
+    /// (`tcp_options`).
     pub fn accepted_tcp(stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
         Socket::new(Stream::Tcp(stream), registry, token, true)
     }
 
@@ -107,7 +107,7 @@ impl Socket {
     /// Starts to connect over TCP; the connection is there when [`Socket::connected`] says so.
     pub fn connect_tcp(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
+        tcp_options::set(&stream, address)?;
         Socket::new(Stream::Tcp(stream), registry, token, false)
     }
 
@@ -118,7 +118,6 @@ impl Socket {
         registry: &Registry,
         token: Token,
     ) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
         let stream = TlsStream::server(stream, config)?;
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, true)
     }
@@ -181,7 +180,7 @@ impl Socket {
         token: Token,
     ) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
+        tcp_options::set(&stream, address)?;
         let stream = TlsStream::client(stream, config, name, before)?;
         Socket::new(Stream::Tls(Box::new(stream)), registry, token, false)
     }
