@@ -70,6 +70,24 @@ def test_connection_close_is_honoured(shop: Evener) -> None:
         assert wire.is_closed()
 
 
+def test_a_last_answer_arrives_whole(shop: Evener) -> None:
+    """However slowly it is read, and though something follows what was to be the last request."""
+    with shop.wire() as wire:
+        wire.request("GET", "/lab/text/200000", "Connection: close")
+        eventually(lambda: shop.metric("evener_connections_open") == 0, "it was closed")
+        assert len(wire.response().body) == 200_000
+        assert wire.is_closed()
+    with shop.wire() as wire:
+        assert len(wire.get("/lab/text/8000000", "Connection: close").body) == 8_000_000
+        assert wire.is_closed()
+    last = "GET /lab/text/100000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    for more in ["\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "x" * 100_000]:
+        with shop.wire() as wire:
+            wire.send(last + more)
+            assert len(wire.response().body) == 100_000
+            assert wire.is_closed()
+
+
 def test_http10_closes_unless_asked_to_stay(shop: Evener) -> None:
     with shop.wire() as wire:
         wire.send("GET /lab/text/10 HTTP/1.0\r\n\r\n")

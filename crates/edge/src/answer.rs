@@ -130,7 +130,8 @@ fn write_answer(
     }
 }
 
-/// Writes the rest of our own answer, then goes on with the connection or closes it gently.
+/// Writes the rest of our own answer, then goes on with the connection or closes it: gently, unless
+/// the client is known to send nothing more.
 pub(crate) fn flush_own(session: &mut Session, core: &mut Core) -> Flow {
     match flush(session, core) {
         Err(_) => Flow::Close,
@@ -139,6 +140,9 @@ pub(crate) fn flush_own(session: &mut Session, core: &mut Core) -> Flow {
             session.phase = Phase::Head;
             session.since_ms = core.now_ms();
             Flow::Continue
+        }
+        Ok(true) if session.last && session.input.is_empty() && session.socket.is_drained() => {
+            Flow::Close
         }
         Ok(true) => {
             session.socket.shutdown_write();

@@ -523,8 +523,10 @@ pub(crate) fn finish(session: &mut Session, core: &mut Core) -> Flow {
     let mut exchange = session.exchange.take().expect("a request has ended");
     release_upstream(&mut exchange, core);
     record::finished(&exchange, core, Some(exchange.status));
-    let keep =
-        exchange.terms.is_some_and(|terms| terms.keep_alive) && exchange.request_body.is_done();
+    let received = exchange.request_body.is_done();
+    let keep = received && exchange.terms.is_some_and(|terms| terms.keep_alive);
+    // Some clients send a stray CRLF after a body (RFC 9112, 2.2).
+    session.last = received && !exchange.keep_alive && exchange.request_body_bytes == 0;
     core.give_exchange(exchange);
     session.since_ms = core.now_ms();
     if keep {

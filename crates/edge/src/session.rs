@@ -80,6 +80,8 @@ pub(crate) struct Session {
     pub(crate) phase: Phase,
     /// Whether the connection goes on after [`Phase::Flush`].
     pub(crate) persists: bool,
+    /// Whether the client has said that no request follows, and has sent nothing after it.
+    pub(crate) last: bool,
     /// Whether a request was answered on it.
     pub(crate) served: bool,
     /// Bytes received and not used yet: the beginning of a request.
@@ -117,6 +119,7 @@ impl Session {
             peer,
             phase: Phase::Head,
             persists: true,
+            last: false,
             served: false,
             input: Vec::new(),
             scanned: 0,

@@ -258,6 +258,12 @@ impl Socket {
         self.writable
     }
 
+    /// Whether the peer is not known to have sent anything that was not read. Encrypted, it may
+    /// have, and what a pipe carries ends as the pipe does.
+    pub fn is_drained(&self) -> bool {
+        !self.readable && matches!(self.stream, Stream::Tcp(_) | Stream::Unix(_))
+    }
+
     /// Whether the peer has closed its sending side; bytes may still be unread.
     pub fn is_read_closed(&self) -> bool {
         self.read_closed
