@@ -48,6 +48,9 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "evener.toml: good: 1 listener, 1 route, 2 clusters\n"
     assert evener(tmp_path, "check", "-c", str(tmp_path / "evener.toml")).returncode == 0
+    # It says more about a cluster that is there already.
+    (tmp_path / "evener.toml").write_text(GOOD + "[cluster.app]\nqueue = 5\n")
+    assert evener(tmp_path, "check").stdout == done.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "serve"])

@@ -204,6 +204,11 @@ def states(served: Served) -> list[bool]:
     return [one["unhealthy"] for one in served.ask_api("/api/v1/clusters")[0]["endpoints"]]
 
 
+def in_flight(served: Served) -> list[int]:
+    """How many requests each endpoint has."""
+    return [one["in_flight"] for one in served.ask_api("/api/v1/clusters")[0]["endpoints"]]
+
+
 def test_an_endpoint_that_fails_its_checks(serve: Serve, origin: Origins) -> None:
     """It gets no requests until it passes again; those under way elsewhere notice nothing."""
     one, two = origin("one"), origin("two")
@@ -262,6 +267,60 @@ def test_a_connection_is_enough(serve: Serve, origin: Origins) -> None:
     eventually(lambda: states(served) == [False, True], "the other port is closed")
 
 
+def before_http2(serve: Serve, *behind: Served, check: str) -> Served:
+    """A proxy whose endpoints are these, by HTTP/2 in clear text."""
+    check = f'protocol = "h2"\nhealth_check = {{ {check}, {CHECK} }}'
+    served: Served = serve(
+        file(None, *(f"127.0.0.1:{one.port}" for one in behind), more=check), wait=False
+    )
+    says(served, "admin at")
+    return served
+
+
+def test_endpoints_that_speak_http2_are_asked_by_it(serve: Serve, origin: Origins) -> None:
+    """Status, fields and body are judged; another port may speak something else."""
+    one = origin("one")
+    front = serve(file(None, one.address))
+    for check, words in [
+        ('path = "/no-such-path", hold = true', "it answered 404"),
+        ('path = "/who", header = { X-Ready = "yes" }, hold = true', "lacks the expected"),
+        ('path = "/who", body = "all is well", hold = true', "does not contain `all is well`"),
+        ('path = "/never", hold = true', "no answer within 0.5 s"),
+        # The origin itself knows only HTTP/1.1.
+        (f'path = "/who", port = {one.port}, hold = true', "HTTP/2 failed"),
+    ]:
+        served = before_http2(serve, front, check=check)
+        says(served, words)
+        assert states(served) == [True]
+        served.stop()
+    for check in [
+        'path = "/who?a=b", body = "one", header = { Date = "GMT" }, hold = true',
+        f'path = "/who", protocol = "http1", port = {one.port}, hold = true',
+    ]:
+        served = before_http2(serve, front, check=check)
+        eventually(lambda served=served: states(served) == [False], "it passes")
+        assert served.who() == "one"
+        served.stop()
+
+
+def test_requests_leave_an_endpoint_of_http2_that_hangs(serve: Serve, origin: Origins) -> None:
+    """Streams that wait there are answered by the other one when a check has failed."""
+    fronts = [serve(file(None, origin(name).address)) for name in ("one", "two")]
+    served = before_http2(serve, *fronts, check='path = "/who"')
+    eventually(lambda: states(served) == [False, False], "both are healthy")
+    eventually(lambda: served.who() == "two", "it is the first one's turn")
+
+    def hang() -> None:
+        fronts[0].signal(signal.SIGSTOP)
+        eventually(lambda: states(served) == [True, False], "it hangs")
+        fronts[0].signal(signal.SIGCONT)
+        eventually(lambda: states(served) == [False, False], "it is back")
+
+    outcome = under_load(served, hang)
+    assert not outcome.failures, outcome
+    eventually(lambda: {served.who(), served.who()} == {"one", "two"}, "both serve")
+
+
 def two_of_which_one_hangs(
     serve: Serve, origin: Origins, more: str = ""
 ) -> tuple[Served, Origin, Origin]:
@@ -285,6 +344,7 @@ def test_requests_leave_an_endpoint_that_becomes_unhealthy(serve: Serve, origin:
     stopped(one)
     with served.wire() as first, served.wire() as second, served.wire() as third:
         first.request("GET", "/who")
+        eventually(lambda: in_flight(served) == [1, 0], "the first one has it")
         second.request("GET", "/who")
         assert second.response().json()["name"] == "two"
         third.send(b"POST /reply HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")

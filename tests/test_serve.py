@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+import os
 import signal
 import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from hanging import thread
 from load import Ask, Load
 from running import SHOP, Origins, Serve, Served, eventually
 from websockets.sync.client import connect
@@ -203,6 +205,60 @@ def test_the_application_beside_a_cluster(serve: Serve, origin: Origins) -> None
     eventually(lambda: len(served.ready()) == 2 and not served.ready() & before, "new workers", 30)
 
 
+def app_with(more: str, workers: int = 2) -> str:
+    """The shop, whose workers share requests by these settings."""
+    app = f'[app]\ntarget = "app.main:app"\napp_dir = "{SHOP}"\nworkers = {workers}\n'
+    return app + (f"[cluster.app]\n{more}\n" if more else "")
+
+
+def worker(served: Served, query: str = "", *fields: str) -> int:
+    """The process id of the worker that answers."""
+    answer = served.get(f"/lab/worker{query}", *fields)
+    assert answer.status == 200, answer
+    pid: int = answer.json()["worker"]
+    return pid
+
+
+def test_workers_are_chosen_as_the_file_says(serve: Serve) -> None:
+    """By a text, by a cookie that they set, and again as usual: each by one reload."""
+    served = serve(app_with('policy = { hash = "$arg_key" }'), ready_path="/lab/worker", workers=2)
+    chosen = {key: {worker(served, f"?key={key}") for _ in range(4)} for key in range(16)}
+    assert all(len(pids) == 1 for pids in chosen.values()), chosen
+    assert len(set.union(*chosen.values())) == 2, chosen
+
+    reload(served, app_with('sticky = { cookie = "at" }'))
+    eventually(lambda: len(served.ready()) == 2, "both workers", 30)
+    answer = served.get("/lab/worker")
+    cookie = answer.one("set-cookie").partition(";")[0]
+    assert cookie.startswith("at=")
+    bound = {worker(served, "", f"Cookie: {cookie}") for _ in range(8)}
+    assert bound == {answer.json()["worker"]}
+
+    reload(served, app_with(""))
+    eventually(lambda: len(served.ready()) == 2, "both workers", 30)
+    assert not served.get("/lab/worker").all("set-cookie")
+    assert len({worker(served, "", f"Cookie: {cookie}") for _ in range(8)}) == 2
+
+
+def test_workers_have_a_breaker_and_hedges(serve: Serve) -> None:
+    """A slow worker is asked beside another one; too many errors, and a text stands in."""
+    text = app_with(
+        'hedge = { after = "50ms" }\nfallback = { status = 503, body = "later" }\n'
+        'breaker = { consecutive_failures = 3, open = "1h", open_max = "1h" }'
+    )
+    served = serve(text, ready_path="/lab/worker", workers=2)
+    answer = served.get("/lab/slow?seconds=0.3")
+    assert answer.status == 200
+    assert served.metric("evener_hedges_total") == 1
+    [app] = served.ask_api("/api/v1/clusters")
+    assert [one["in_flight"] for one in app["endpoints"]] == [0, 0]
+    assert app["breaker"] == "closed"
+    for _ in range(3):
+        assert served.get("/lab/status/500").status == 500
+    answer = served.get("/lab/worker")
+    assert (answer.status, answer.body) == (503, b"later")
+
+
 def requests(path: str = "/who") -> Iterator[Ask]:
     """The same request again and again."""
     return itertools.repeat(Ask(path))
@@ -212,6 +268,32 @@ def reload(served: Served, text: str) -> None:
     """Gives a program another file and waits until it works by it."""
     served.write(text)
     served.tell("reload")
+
+
+def test_a_busy_shard_lets_others_finish(serve: Serve, origin: Origins) -> None:
+    """Its scheduling policy is SCHED_BATCH while it has much to do, and else the usual one."""
+    head = 'shards = 1\n[[listener]]\naddress = "127.0.0.1:PORT"\n'
+    served = serve(head + route("a") + cluster("a", f'"{origin("one").address}"'))
+    shard = thread(served.process.pid, "shard-0")
+    assert os.sched_getscheduler(shard) == os.SCHED_OTHER
+
+    def trickle() -> bool:
+        """A head that comes byte by byte: nothing makes more events with less work."""
+        with served.wire() as wire:
+            wire.send(b"GET / HTTP/1.1\r\nX: ")
+            for _ in range(20_000):
+                wire.send(b"a")
+                if os.sched_getscheduler(shard) == os.SCHED_BATCH:
+                    return True
+        return False
+
+    eventually(trickle, "it is busy")
+
+    def quiet() -> bool:
+        assert served.who() == "one"
+        return os.sched_getscheduler(shard) == os.SCHED_OTHER
+
+    eventually(quiet, "it is quiet", every=0.1)
 
 
 def test_reload_under_load(serve: Serve, origin: Origins) -> None:

@@ -10,6 +10,7 @@ use crate::args::{CheckArguments, ServeArguments};
 use crate::cpus;
 use crate::reread::{Loaded, Reread, load, parse};
 use crate::resolve::{AdminSettings, LogSettings};
+use crate::site::APP;
 use crate::start::{App, Start};
 use crate::systemd::Activated;
 
@@ -70,7 +71,8 @@ pub(crate) fn check(typed: &CheckArguments) -> Result<String, Failure> {
         1 => format!("1 {one}"),
         _ => format!("{count} {one}s"),
     };
-    let clusters = config.clusters.len() + usize::from(config.app.is_some());
+    let about_app = config.clusters.iter().any(|cluster| cluster.name == APP);
+    let clusters = config.clusters.len() + usize::from(config.app.is_some() && !about_app);
     Ok(format!(
         "{}: good: {}, {}, {}\n",
         typed.config.display(),

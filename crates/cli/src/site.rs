@@ -12,14 +12,14 @@ use evener_config::values::{self, Target};
 use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
-    Cluster, ClusterSnapshot, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec, ListenerSpec,
-    Share, SpillSpace,
+    Cluster, ClusterSnapshot, Conduct, EdgeConfig, EndpointAddress, EndpointId, EndpointSpec,
+    ListenerSpec, Share, SpillSpace,
 };
 use evener_health::{Checked, Place, Wanted};
 
 use crate::speech::Speeches;
 use crate::spill;
-use conduct::conduct;
+use conduct::{conduct, of_workers};
 
 /// The name of the cluster of the local application.
 pub(crate) const APP: &str = "app";
@@ -40,6 +40,8 @@ struct State {
     next_endpoint: u64,
     leaving: Vec<Leaving>,
     speeches: Speeches,
+    /// Requests that hold a worker's event loop leave one worker free for the others.
+    bulkhead: bool,
     /// Where bodies lie that are kept; the same as long as its terms are.
     spill: Arc<SpillSpace>,
 }
@@ -80,12 +82,20 @@ enum Leaving {
 /// What a configuration asks for, ready to be taken on; dropped, it has changed nothing.
 pub(crate) struct Plan {
     wanted: Vec<evener_config::Cluster>,
+    /// How the workers of `[app]` share its requests, and how many of these may wait.
+    app: Option<(Conduct, usize)>,
     /// Clusters that were not there before, with their endpoints.
     new: Vec<Group>,
     spill: Arc<SpillSpace>,
 }
 
 impl Site {
+    /// Whether requests that hold a worker's event loop leave one worker of `[app]` free for the
+    /// others; from the next configuration on.
+    pub(crate) fn set_bulkhead(&self, bulkhead: bool) {
+        self.lock().bulkhead = bulkhead;
+    }
+
     /// Prepares for a configuration: what the data plane is to work by, and what is to be done
     /// here once it does.
     pub(crate) fn plan(
@@ -100,6 +110,9 @@ impl Site {
         let mut clusters = Vec::new();
         let mut new = Vec::new();
         for wanted in &config.clusters {
+            if config.app.is_some() && wanted.name == APP {
+                continue;
+            }
             if let Some(group) = state.find(&wanted.name) {
                 clusters.push(group.cluster.clone());
                 continue;
@@ -111,11 +124,17 @@ impl Site {
             clusters.push(group.cluster.clone());
             new.push(group);
         }
-        if config.app.is_some() {
+        let app = config.app.as_ref().map(|_| {
+            let about = config.clusters.iter().find(|one| one.name == APP);
+            let queue = about.map_or(config.limits.queue_length, |one| one.queue_length);
+            (of_workers(about, state.bulkhead), queue)
+        });
+        if let Some((conduct, queue_length)) = app {
             if let Some(group) = state.find(APP) {
                 clusters.push(group.cluster.clone());
             } else {
-                let group = Group::new(APP, config.limits.queue_length);
+                let group = Group::new(APP, queue_length);
+                group.cluster.set_conduct(conduct);
                 clusters.push(group.cluster.clone());
                 new.push(group);
             }
@@ -134,7 +153,13 @@ impl Site {
             health: config.health.clone(),
         };
         let wanted = config.clusters.clone();
-        Ok((edge, Plan { wanted, new, spill }))
+        let plan = Plan {
+            wanted,
+            app,
+            new,
+            spill,
+        };
+        Ok((edge, plan))
     }
 
     /// Takes on what the data plane works by now: endpoints join and leave, clusters that are gone
@@ -145,7 +170,9 @@ impl Site {
         let mut groups = std::mem::take(&mut state.groups);
         groups.retain_mut(|group| {
             let name = group.cluster.name();
-            if name == APP {
+            if let (APP, Some((conduct, queue_length))) = (name, plan.app) {
+                group.cluster.set_conduct(conduct);
+                group.cluster.set_queue_length(queue_length);
                 return true;
             }
             match plan.wanted.iter().find(|cluster| cluster.name == name) {

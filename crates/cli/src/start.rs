@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use evener_admin::Server;
 use evener_config::values::ListenAddress as Wanted;
 use evener_config::{Config, Listener};
-use evener_edge::{Cluster, Conduct, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
+use evener_edge::{Cluster, Edge, Http2Terms, ListenAddress, ListenerSpec, Relays};
 use evener_net::ServerTls;
 use evener_supervisor::{
     Handle, LeadManner, NurseryRecipe, NurserySettings, Outcome, Patience, Recipe, Reconfigure,
@@ -231,6 +231,7 @@ impl Start {
         let mut administration = Administration::open(&self.admin, older, &log).await?;
         let changes = self.app.as_ref().map(watch_changes).transpose()?.flatten();
         let site = Arc::new(Site::default());
+        site.set_bulkhead(self.app.as_ref().is_some_and(|app| app.resolved.bulkhead));
         let edge = self.start_edge(&site, listeners, &telemetry)?;
         if let Some(host) = &self.host {
             host.listening(&edge.addresses()).await?;
@@ -404,10 +405,6 @@ fn supervisor(
     log: &Log,
 ) -> Result<(Supervisor, Handle), Failure> {
     let resolved = &app.resolved;
-    cluster.set_conduct(Conduct {
-        bulkhead: resolved.bulkhead,
-        ..Conduct::WORKERS
-    });
     let shares = resolved.shares.as_ref();
     let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let parent = parent

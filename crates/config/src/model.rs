@@ -31,7 +31,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Which request goes where, in the order of the file.
     pub routes: Vec<Route>,
-    /// Endpoints by name, in the order of their names; not the one of `[app]`.
+    /// Endpoints by name, in the order of their names. The one of `[app]` is among them only if the
+    /// file says something about it; its endpoints are never.
     pub clusters: Vec<Cluster>,
     /// The local application, if there is one.
     pub app: Option<App>,

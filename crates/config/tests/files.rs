@@ -9,8 +9,8 @@ use std::time::Duration;
 use evener_config::values::{ListenAddress, Target};
 use evener_config::{
     Action, BalanceKey, Binding, Buffering, CheckKind, Config, Errors, Fallback, Fixed,
-    HostPattern, OriginPattern, PathPattern, Redirect, RequestIdRule, Template, ValuePattern, read,
-    reference, schema,
+    HostPattern, OriginPattern, PathPattern, Redirect, RequestIdRule, Resend, Template,
+    ValuePattern, read, reference, schema,
 };
 use evener_policy::balance::{Measure, Method};
 use evener_policy::hedge::Delay;
@@ -83,6 +83,45 @@ fn the_application_is_a_cluster_that_gets_the_rest() {
             ("no-server-header", None),
             ("reload-delay", Some("1"))
         ]
+    );
+}
+
+#[test]
+fn the_application_is_a_cluster_like_any_other() {
+    let config = good("[app]\n[cluster.app]\nbreaker = {}\n");
+    // What is not said is as it is best for workers.
+    let app = &config.clusters[0];
+    assert_eq!((app.name.as_str(), app.endpoints.len()), ("app", 0));
+    assert_eq!(app.method, Method::LeastInFlight);
+    assert_eq!(app.resend, Resend::Safe);
+    assert!(app.sharing.guard.breaker.is_some());
+
+    let config = good(
+        "[app]\n[cluster.app]\npolicy = { hash = \"$arg_a\" }\nnext_upstream = \"error\"\n\
+         sticky = { cookie = \"srv\" }\nhedge = { after = \"50ms\" }\nqueue = 7\n\
+         fallback = { status = 503 }\ntimeouts = { request = \"9s\" }\n\
+         [[route]]\npath = \"/a\"\ncluster = \"app\"\n",
+    );
+    assert_eq!(config.clusters[0].method, Method::Hash);
+    assert_eq!(config.clusters[0].queue_length, 7);
+    // Those of the route that is written, and of the one that gets the rest.
+    assert_eq!(config.routes.len(), 2);
+    for route in &config.routes {
+        assert_eq!(route.action, Action::Cluster("app".to_owned()));
+        let text = Template::parse("$arg_a").unwrap();
+        assert_eq!(route.key, BalanceKey::Text(text));
+        assert!(matches!(route.resend, Resend::NextUpstream(_)));
+        assert!(route.binding.is_some() && route.hedge.is_some() && route.fallback.is_some());
+        assert_eq!(route.timeouts.request, Some(Duration::from_secs(9)));
+    }
+    let plain = good("[app]\n[cluster.app]\npolicy = \"round_robin\"\n");
+    assert_eq!(plain.clusters[0].method, Method::RoundRobin);
+    let lonely = said(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[[route]]\ncluster = \"app\"\n[cluster.app]\nqueue = 7\n",
+    );
+    assert!(
+        lonely.contains("5:10: [cluster.NAME] needs `endpoints`"),
+        "{lonely}"
     );
 }
 
@@ -170,7 +209,7 @@ fn two_that_do_not_go_together_are_both_shown() {
         ),
         (
             "[cluster.app]\nendpoints = [\"127.0.0.1:3\"]\n[app]\n",
-            "evener.toml:7:10: `app` is the cluster of `[app]`; give this one another name\n  evener.toml:9:2: `[app]` is here",
+            "evener.toml:8:1: `cluster.app` is about the workers of `[app]` and has no `endpoints`; other endpoints need a cluster of another name\n  evener.toml:9:2: `[app]` is here",
         ),
     ] {
         assert_eq!(said(&format!("{base}{more}")), expected);
@@ -489,11 +528,24 @@ fn how_endpoints_are_spoken_to() {
     let tls = speech.tls.as_ref().unwrap();
     assert!(speech.http2 && tls.verify);
     assert_eq!(tls.server_name.as_deref(), Some("x.test"));
+    let asks_by_http2 = |text: &str| {
+        let config = good(&format!("{base}{plain}{text}\n"));
+        let check = config.clusters[0].health.clone().unwrap();
+        matches!(check.kind, CheckKind::Http { http2: true, .. })
+    };
+    assert!(!asks_by_http2("health_check = {}"));
+    assert!(asks_by_http2("protocol = \"h2\"\nhealth_check = {}"));
+    assert!(!asks_by_http2(
+        "protocol = \"h2\"\nhealth_check = { protocol = \"http1\" }"
+    ));
     for (text, expected) in [
         ("protocol = \"h2\"\nproxy_protocol = \"v1\"", "are shared"),
         ("tls = { key = \"k\" }", "`key` goes with `cert`"),
         ("tls = { verify = false, ca = \"c\" }", "`ca` has no effect"),
-        ("protocol = \"h2\"\nhealth_check = {}", "check them with"),
+        (
+            "health_check = { type = \"tcp\", protocol = \"h2\" }",
+            "`protocol` goes with `type = \"http\"`",
+        ),
         (
             "health_check = { tls = false }",
             "`tls` of a check goes with `tls` of the cluster",

@@ -5,6 +5,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::http2::{self, broken};
+
 /// What a server answers that serves (`HealthCheckResponse.ServingStatus`).
 const SERVING: u64 = 1;
 /// Bytes of an answer that are looked at.
@@ -16,13 +18,7 @@ pub(crate) async fn ask(
     authority: &str,
     service: &str,
 ) -> Result<(), String> {
-    let broken = |error: h2::Error| format!("HTTP/2 failed: {error}");
-    let (ask, connection) = h2::client::handshake(stream).await.map_err(broken)?;
-    let driver = tokio::spawn(connection);
-    let answer = call(ask, authority, service);
-    let result = answer.await;
-    driver.abort();
-    result
+    http2::on(stream, async |ask| call(ask, authority, service).await).await
 }
 
 async fn call(
@@ -30,7 +26,6 @@ async fn call(
     authority: &str,
     service: &str,
 ) -> Result<(), String> {
-    let broken = |error: h2::Error| format!("HTTP/2 failed: {error}");
     let request = Request::post(format!("http://{authority}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -46,16 +41,7 @@ async fn call(
     }
     // A call that fails at once has its trailers in the head.
     succeeded(response.headers())?;
-    let mut stream = response.into_body();
-    let mut answer = BytesMut::new();
-    while let Some(data) = stream.data().await {
-        let data = data.map_err(broken)?;
-        let _ = stream.flow_control().release_capacity(data.len());
-        answer.extend_from_slice(&data);
-        if answer.len() > ANSWER_BYTES_MAX {
-            return Err("its answer is too long".to_owned());
-        }
-    }
+    let (answer, mut stream) = http2::body(response.into_body(), ANSWER_BYTES_MAX).await?;
     if let Some(trailers) = stream.trailers().await.map_err(broken)? {
         succeeded(&trailers)?;
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod grpc;
+mod http2;
 mod probe;
 
 use std::collections::HashMap;

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::{Place, Wanted, grpc};
+use crate::{Place, Wanted, grpc, http2};
 
 /// Bytes of an answer that are looked at.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -57,22 +57,23 @@ async fn secure(
     }
     let protocol = match check.kind {
         CheckKind::Tcp => return Ok(()),
-        CheckKind::Http { .. } => b"http/1.1".to_vec(),
-        CheckKind::Grpc { .. } => b"h2".to_vec(),
+        CheckKind::Http { http2: false, .. } => b"http/1.1".to_vec(),
+        CheckKind::Http { http2: true, .. } | CheckKind::Grpc { .. } => b"h2".to_vec(),
     };
     let Some((tls, name)) = wanted.speech.tls.as_ref().filter(|_| !check.clear_text) else {
-        return talk(stream, check, authority).await;
+        return talk(stream, check, "http", authority).await;
     };
     let mut config = ClientConfig::clone(&tls.config());
     config.alpn_protocols = vec![protocol];
     let connected = TlsConnector::from(Arc::new(config)).connect(name.clone(), stream);
     let failed = |error: std::io::Error| format!("TLS failed: {error}");
-    talk(connected.await.map_err(failed)?, check, authority).await
+    talk(connected.await.map_err(failed)?, check, "https", authority).await
 }
 
 async fn talk(
     mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     check: &HealthCheck,
+    scheme: &str,
     authority: &str,
 ) -> Result<(), String> {
     let (path, host, expected) = match &check.kind {
@@ -84,6 +85,18 @@ async fn talk(
             path,
             host,
             expected,
+            http2: true,
+        } => {
+            let host = host.as_deref().unwrap_or(authority);
+            let target = format!("{scheme}://{host}{path}");
+            let ask = async |sender| http2::get(sender, &target, expected, ANSWER_BYTES_MAX).await;
+            return http2::on(stream, ask).await;
+        }
+        CheckKind::Http {
+            path,
+            host,
+            expected,
+            http2: false,
         } => (path, host, expected),
     };
     let host = host.as_deref().unwrap_or(authority);

@@ -11,12 +11,13 @@ use crate::definition::Table;
 
 pub(super) static CLUSTER: Table = Table {
     title: "[cluster.NAME]",
-    doc: "A named set of endpoints.",
+    doc: "A named set of endpoints. `[cluster.app]` beside `[app]` says how the requests for its workers are shared among \
+them, and what protects them; the workers are its endpoints.",
     keys: &[
         key(
             "endpoints",
             List(&Either(&[Formed(&TARGET), TableOf(&ENDPOINT)])),
-            Required,
+            Said("must be given, except for the workers of `[app]`"),
             "The endpoints: addresses, or tables with an `address`.",
         ),
         key(
@@ -26,13 +27,14 @@ pub(super) static CLUSTER: Table = Table {
             "How an endpoint is chosen; a table for those that need to know more. `round_robin`, `least_conn`, `ip_hash`, \
 `random`, `random_two` and `least_time` choose as nginx does. `least_in_flight` takes the one with the fewest requests \
 for its weight, equals in turn; `power_of_two` the less busy of two that are drawn; `peak_ewma`, of two that are drawn, \
-the one with the least latency times requests; `first_fit` the first that is not full.",
+the one with the least latency times requests; `first_fit` the first that is not full. Without it, `[cluster.app]` takes \
+`least_in_flight`.",
         ),
         key(
             "next_upstream",
             OneOrMore(&Word(NEXT_UPSTREAM)),
             Value("[\"error\", \"timeout\"]"),
-            "What makes a request go to another endpoint, as nginx's `proxy_next_upstream`. A request that was sent and is not idempotent does so only with `non_idempotent`.",
+            "What makes a request go to another endpoint, as nginx's `proxy_next_upstream`. A request that was sent and is not idempotent does so only with `non_idempotent`. Without it, a request of `[cluster.app]` does so as long as no worker has begun it, and after that if it is idempotent.",
         ),
         key(
             "next_upstream_tries",
@@ -428,6 +430,12 @@ static HEALTH_CHECK: Table = Table {
             Text,
             Said("all of the server"),
             "With `grpc`: the service that is asked about.",
+        ),
+        key(
+            "protocol",
+            Word(&["http1", "h2"]),
+            Said("that of the cluster"),
+            "With `http`: what is spoken, if another port speaks something else.",
         ),
         key(
             "path",

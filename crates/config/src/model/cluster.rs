@@ -122,6 +122,8 @@ pub enum CheckKind {
         host: Option<String>,
         /// What passes.
         expected: health::Expected,
+        /// By HTTP/2.
+        http2: bool,
     },
 }
 

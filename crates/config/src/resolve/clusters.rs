@@ -30,29 +30,38 @@ pub(super) fn clusters(
         if let Err(error) = values::name(name) {
             findings.add(span, format!("`cluster.{name}`: {error}"));
         }
-        if name == APP
-            && let Some(app) = root.key_span("app")
-        {
-            let message = "`app` is the cluster of `[app]`; give this one another name";
-            findings.add_pair(span, message, app, "`[app]` is here");
-        }
         // A cluster that was wrong is still one that routes may name.
         let section = node.as_section();
+        let app = root.key_span("app").filter(|_| name == APP);
+        match (app, section) {
+            (Some(app), Some(section)) => refuse_of_workers(section, app, findings),
+            (None, Some(section)) if !section.has("endpoints") => {
+                findings.add(
+                    span,
+                    "[cluster.NAME] needs `endpoints`: a list of addresses",
+                );
+            }
+            _ => {}
+        }
+        let usual = match app {
+            Some(_) => Method::LeastInFlight,
+            None => Method::RoundRobin,
+        };
         let of = |key| section.and_then(|section| section.whole(key));
-        let (method, key) = section
-            .map(|section| policy(section, findings))
-            .unwrap_or_default();
+        let (method, key) = section.map_or((usual, BalanceKey::None), |section| {
+            policy(section, usual, findings)
+        });
         let speech = section
             .map(|section| speech::speech(section, findings))
             .unwrap_or_default();
         let health = section
             .and_then(|section| section.section("health_check"))
-            .map(|section| health_check(section, findings));
+            .map(|section| health_check(section, &speech, findings));
         let endpoints = section
             .map(|section| endpoints(section, method, &speech, findings))
             .unwrap_or_default();
         if let Some(section) = section {
-            speech::refuse(section, &speech, &endpoints, health.as_ref(), findings);
+            speech::refuse(section, &speech, &endpoints, findings);
         }
         let (sticky, binding) = section
             .and_then(|section| section.get("sticky"))
@@ -64,7 +73,9 @@ pub(super) fn clusters(
             key,
             sticky,
             binding,
-            resend: section.map_or(Resend::Safe, sharing::resend),
+            resend: section
+                .filter(|section| app.is_none() || section.has("next_upstream"))
+                .map_or(Resend::Safe, sharing::resend),
             fallback: section
                 .and_then(|section| section.section("fallback"))
                 .map(|section| fallback(section, findings)),
@@ -87,6 +98,25 @@ pub(super) fn clusters(
     }
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
     clusters
+}
+
+/// The workers of `[app]` come and go by themselves, and are spoken to in one way only.
+fn refuse_of_workers(section: &Section, app: &Range<usize>, findings: &mut Findings) {
+    for key in [
+        "endpoints",
+        "protocol",
+        "proxy_protocol",
+        "tls",
+        "health_check",
+    ] {
+        if let Some(own) = section.key_span(key) {
+            let message = format!(
+                "`cluster.app` is about the workers of `[app]` and has no `{key}`; other endpoints \
+                 need a cluster of another name"
+            );
+            findings.add_pair(own, message, app, "`[app]` is here");
+        }
+    }
 }
 
 /// What becomes of requests that a cluster does not take.
@@ -120,9 +150,12 @@ fn fallback(section: &Section, findings: &mut Findings) -> Fallback {
 /// Fallbacks name clusters that are there, and others.
 pub(super) fn check_fallbacks(root: &Section, has_app: bool, findings: &mut Findings) {
     let names = || {
+        let named = root
+            .named("cluster")
+            .iter()
+            .map(|(name, _, _)| name.as_str());
         let app = has_app.then_some(APP);
-        let named = root.named("cluster").iter();
-        named.map(|(name, _, _)| name.as_str()).chain(app)
+        named.filter(move |name| app != Some(name)).chain(app)
     };
     for (cluster, _, node) in root.named("cluster") {
         let section = node.as_section().and_then(|one| one.section("fallback"));
@@ -143,13 +176,14 @@ pub(super) fn check_fallbacks(root: &Section, has_app: bool, findings: &mut Find
 }
 
 /// How a cluster chooses, and by what it tells requests apart.
-fn policy(cluster: &Section, findings: &mut Findings) -> (Method, BalanceKey) {
-    let usual = (Method::RoundRobin, BalanceKey::None);
-    let Some(node) = cluster.get("policy") else {
+fn policy(cluster: &Section, usual: Method, findings: &mut Findings) -> (Method, BalanceKey) {
+    let usual = (usual, BalanceKey::None);
+    let Some(node) = cluster.get("policy").filter(|_| cluster.has("policy")) else {
         return usual;
     };
     let Some(section) = node.as_section() else {
         return match node.as_text().unwrap_or_default() {
+            "round_robin" => (Method::RoundRobin, BalanceKey::None),
             "least_conn" => (Method::LeastConn, BalanceKey::None),
             "ip_hash" => (Method::IpHash, BalanceKey::Client),
             "random" => (Method::Random, BalanceKey::None),
@@ -208,7 +242,7 @@ fn least_time(measure: &str, in_flight: bool) -> Method {
     Method::LeastTime { measure, in_flight }
 }
 
-fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
+fn health_check(section: &Section, speech: &Speech, findings: &mut Findings) -> HealthCheck {
     let usual = health::Settings::default();
     let interval = section.time("interval").unwrap_or(usual.interval);
     let count = |key, usual| {
@@ -225,6 +259,7 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
     }
     let kind = section.text("type").unwrap_or("http");
     for (key, kinds) in [
+        ("protocol", "http"),
         ("path", "http"),
         ("host", "http or grpc"),
         ("status", "http"),
@@ -248,6 +283,9 @@ fn health_check(section: &Section, findings: &mut Findings) -> HealthCheck {
                 path: section.text("path").unwrap_or("/").to_owned(),
                 host: section.text("host").map(str::to_owned),
                 expected: expected(section),
+                http2: section
+                    .text("protocol")
+                    .map_or(speech.http2, |text| text == "h2"),
             },
         },
         settings: health::Settings {

@@ -8,7 +8,7 @@ use super::{APP, filters, only, over};
 use crate::error::Findings;
 use crate::filters::Redirect;
 use crate::model::{
-    Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Resend, Route, Timeouts,
+    Action, Cluster, HostPattern, Limits, Listener, Matcher, PathPattern, Route, Timeouts,
     ValuePattern,
 };
 use crate::near::nearest;
@@ -56,7 +56,7 @@ impl Routes<'_> {
         );
         let everything = format!("{:?}", Matcher::default());
         if self.has_app && seen.iter().all(|(conditions, _)| *conditions != everything) {
-            routes.push(Route::to_cluster(APP, self.limits, self.timeouts));
+            routes.push(self.to(Action::Cluster(APP.to_owned())));
         }
         if routes.is_empty() && !root.has("route") {
             let message = "the file has no `[[route]]` and no `[app]`: nothing would be served";
@@ -69,39 +69,46 @@ impl Routes<'_> {
         let action = self.action(section);
         let filters = filters::filters(section, self.findings);
         self.refuse_idle_filters(section, &action);
-        let goes_to = action.cluster();
-        let goes_to = goes_to.and_then(|name| self.clusters.iter().find(|one| one.name == name));
-        let below = goes_to.map_or(self.timeouts, |cluster| &cluster.timeouts);
-        let key = goes_to
-            .map(|cluster| cluster.key.clone())
-            .unwrap_or_default();
         let limits = section.section("limits");
+        let all = self.to(action);
         Route {
             matcher: self.matcher(section),
-            action,
             body_bytes: limits
                 .and_then(|limits| limits.size_limit("body"))
-                .unwrap_or(self.limits.body_bytes),
-            timeouts: over(section.section("timeouts"), below),
-            key,
-            sticky: goes_to.and_then(|cluster| cluster.sticky.clone()),
-            binding: goes_to.and_then(|cluster| cluster.binding.clone()),
-            resend: goes_to.map_or(Resend::Safe, |cluster| cluster.resend),
-            backoff: goes_to.and_then(|cluster| cluster.sharing.backoff),
-            hedge: goes_to.and_then(|cluster| cluster.sharing.hedge),
-            fallback: goes_to.and_then(|cluster| cluster.fallback.clone()),
+                .unwrap_or(all.body_bytes),
+            timeouts: over(section.section("timeouts"), &all.timeouts),
             importance: match section.text("importance") {
                 Some("low") => Importance::Low,
                 Some("high") => Importance::High,
                 Some("critical") => Importance::Critical,
                 _ => Importance::Normal,
             },
-            buffering: super::buffering(
-                section,
-                goes_to.map(|cluster| cluster.buffering).unwrap_or_default(),
-            ),
+            buffering: super::buffering(section, all.buffering),
             filters,
-            first: false,
+            ..all
+        }
+    }
+
+    /// The route of all requests, by the terms of the cluster that they go to.
+    fn to(&self, action: Action) -> Route {
+        let usual = Route::to_cluster("", self.limits, self.timeouts);
+        let goes_to = action.cluster();
+        let goes_to = goes_to.and_then(|name| self.clusters.iter().find(|one| one.name == name));
+        let Some(cluster) = goes_to else {
+            return Route { action, ..usual };
+        };
+        Route {
+            action,
+            timeouts: cluster.timeouts.clone(),
+            key: cluster.key.clone(),
+            sticky: cluster.sticky.clone(),
+            binding: cluster.binding.clone(),
+            resend: cluster.resend,
+            backoff: cluster.sharing.backoff,
+            hedge: cluster.sharing.hedge,
+            fallback: cluster.fallback.clone(),
+            buffering: cluster.buffering,
+            ..usual
         }
     }
 
@@ -191,7 +198,7 @@ impl Routes<'_> {
             .iter()
             .map(|cluster| cluster.name.as_str())
             .collect();
-        if self.has_app {
+        if self.has_app && !names.contains(&APP) {
             names.push(APP);
         }
         if !names.contains(&name) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::Findings;
-use crate::model::{CheckKind, ClusterTls, Endpoint, HealthCheck, ProxyVersion, Speech};
+use crate::model::{ClusterTls, Endpoint, ProxyVersion, Speech};
 use crate::typed::Section;
 use crate::values::{self, Target};
 
@@ -60,7 +60,6 @@ pub(super) fn refuse(
     cluster: &Section,
     speech: &Speech,
     endpoints: &[Endpoint],
-    check: Option<&HealthCheck>,
     findings: &mut Findings,
 ) {
     if let (true, Some(span)) = (
@@ -93,15 +92,6 @@ pub(super) fn refuse(
         cluster.key_span("tls"),
     ) {
         let message = "`tls` needs a `server_name`: the endpoints behind a service have none";
-        findings.add(span, message);
-    }
-    let asks_http = check.is_some_and(|check| matches!(check.kind, CheckKind::Http { .. }));
-    let Some(span) = cluster.key_span("health_check") else {
-        return;
-    };
-    if asks_http && speech.http2 {
-        let message =
-            "these endpoints speak HTTP/2: check them with `type = \"grpc\"` or `\"tcp\"`";
         findings.add(span, message);
     }
     let own = cluster.section("health_check");
