@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -267,6 +268,11 @@ def test_a_connection_is_enough(serve: Serve, origin: Origins) -> None:
     eventually(lambda: states(served) == [False, True], "the other port is closed")
 
 
+def passes(served: Served) -> bool:
+    """Whether the only endpoint is healthy."""
+    return states(served) == [False]
+
+
 def before_http2(serve: Serve, *behind: Served, check: str) -> Served:
     """A proxy whose endpoints are these, by HTTP/2 in clear text."""
     check = f'protocol = "h2"\nhealth_check = {{ {check}, {CHECK} }}'
@@ -298,7 +304,7 @@ def test_endpoints_that_speak_http2_are_asked_by_it(serve: Serve, origin: Origin
         f'path = "/who", protocol = "http1", port = {one.port}, hold = true',
     ]:
         served = before_http2(serve, front, check=check)
-        eventually(lambda served=served: states(served) == [False], "it passes")
+        eventually(partial(passes, served), "it passes")
         assert served.who() == "one"
         served.stop()
 

@@ -229,7 +229,7 @@ def test_workers_are_chosen_as_the_file_says(serve: Serve) -> None:
     reload(served, app_with('sticky = { cookie = "at" }'))
     eventually(lambda: len(served.ready()) == 2, "both workers", 30)
     answer = served.get("/lab/worker")
-    cookie = answer.one("set-cookie").partition(";")[0]
+    cookie = (answer.one("set-cookie") or "").partition(";")[0]
     assert cookie.startswith("at=")
     bound = {worker(served, "", f"Cookie: {cookie}") for _ in range(8)}
     assert bound == {answer.json()["worker"]}

@@ -1,14 +1,14 @@
 //! The clusters of a running program: made of a configuration, and brought in line with another
 //! one when it is read again. Endpoints that stay keep what is known about them.
 
+mod by_hand;
 mod conduct;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use evener_admin::{EndpointChange, EndpointOrder, NewEndpoint};
-use evener_config::values::{self, Target};
+use evener_admin::{EndpointChange, EndpointOrder};
+use evener_config::values::Target;
 use evener_config::{Config, Endpoint, HealthCheck, Speech, nearest};
 use evener_discovery::{Address, Found};
 use evener_edge::{
@@ -19,6 +19,7 @@ use evener_health::{Checked, Place, Wanted};
 
 use crate::speech::Speeches;
 use crate::spill;
+use by_hand::{new_endpoint, unknown_endpoint};
 use conduct::{conduct, of_workers};
 
 /// The name of the cluster of the local application.
@@ -564,45 +565,6 @@ impl State {
             }
         }
     }
-}
-
-fn new_endpoint(address: &str, settings: &NewEndpoint) -> Result<Endpoint, String> {
-    let target = Target::parse(address)?;
-    let name = match &settings.name {
-        Some(name) => values::name(name)?,
-        None => target.to_string(),
-    };
-    Ok(Endpoint {
-        name,
-        target,
-        weight: settings.weight.unwrap_or(1).clamp(1, 65_535),
-        priority: settings.priority,
-        backup: settings.backup,
-        down: settings.down,
-        in_flight_max: Some(settings.max_conns).filter(|most| *most > 0),
-        connections_max: None,
-        max_fails: 1,
-        fail_timeout: Duration::from_secs(10),
-        route: String::new(),
-        speech: Speech::default(),
-    })
-}
-
-fn unknown_endpoint(group: &Group, name: &str) -> String {
-    let names = || {
-        group
-            .members
-            .iter()
-            .map(|member| member.endpoint.name.as_str())
-    };
-    let help = match nearest(name, names()) {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("there is {}", names().collect::<Vec<_>>().join(", ")),
-    };
-    format!(
-        "there is no endpoint `{name}` in `{}`; {help}",
-        group.cluster.name()
-    )
 }
 
 /// Where an endpoint is, unless that has to be looked up.

@@ -10,6 +10,7 @@ mod buffer;
 mod cluster;
 mod filters;
 mod guard;
+mod health_check;
 mod listener;
 mod route;
 

@@ -33,24 +33,13 @@ pub(super) fn clusters(
         // A cluster that was wrong is still one that routes may name.
         let section = node.as_section();
         let app = root.key_span("app").filter(|_| name == APP);
-        match (app, section) {
-            (Some(app), Some(section)) => refuse_of_workers(section, app, findings),
-            (None, Some(section)) if !section.has("endpoints") => {
-                findings.add(
-                    span,
-                    "[cluster.NAME] needs `endpoints`: a list of addresses",
-                );
-            }
-            _ => {}
+        if let Some(section) = section {
+            check_whose(section, span, app, findings);
         }
-        let usual = match app {
-            Some(_) => Method::LeastInFlight,
-            None => Method::RoundRobin,
-        };
         let of = |key| section.and_then(|section| section.whole(key));
-        let (method, key) = section.map_or((usual, BalanceKey::None), |section| {
-            policy(section, usual, findings)
-        });
+        let (method, key) = section
+            .map(|section| policy(section, app.is_some(), findings))
+            .unwrap_or_default();
         let speech = section
             .map(|section| speech::speech(section, findings))
             .unwrap_or_default();
@@ -100,8 +89,21 @@ pub(super) fn clusters(
     clusters
 }
 
-/// The workers of `[app]` come and go by themselves, and are spoken to in one way only.
-fn refuse_of_workers(section: &Section, app: &Range<usize>, findings: &mut Findings) {
+/// A cluster needs endpoints. Only that of `[app]`, which is at `app`, has none of its own: its
+/// workers come and go by themselves, and are spoken to in one way.
+fn check_whose(
+    section: &Section,
+    span: &Range<usize>,
+    app: Option<&Range<usize>>,
+    findings: &mut Findings,
+) {
+    let Some(app) = app else {
+        if !section.has("endpoints") {
+            let message = "[cluster.NAME] needs `endpoints`: a list of addresses";
+            findings.add(span, message);
+        }
+        return;
+    };
     for key in [
         "endpoints",
         "protocol",
@@ -176,8 +178,11 @@ pub(super) fn check_fallbacks(root: &Section, has_app: bool, findings: &mut Find
 }
 
 /// How a cluster chooses, and by what it tells requests apart.
-fn policy(cluster: &Section, usual: Method, findings: &mut Findings) -> (Method, BalanceKey) {
-    let usual = (usual, BalanceKey::None);
+fn policy(cluster: &Section, of_app: bool, findings: &mut Findings) -> (Method, BalanceKey) {
+    let usual = match of_app {
+        true => (Method::LeastInFlight, BalanceKey::None),
+        false => (Method::RoundRobin, BalanceKey::None),
+    };
     let Some(node) = cluster.get("policy").filter(|_| cluster.has("policy")) else {
         return usual;
     };
