@@ -24,7 +24,7 @@ from sidebyside.session import Session
 WORKERS = 2
 # So long, because some servers take long to replace two workers.
 SECONDS = 12.0
-QUICK_SECONDS = 5.0
+QUICK_SECONDS = 3.0
 # granian takes a worker that ends twice within 5.5 s for a crash loop, and ends itself.
 BETWEEN_KILLS = 6.5
 LOAD = Load((Request("/wait", expect={"text": "ok"}),), 32)

@@ -28,7 +28,7 @@ REST_SECONDS = 0.5
 
 def measure(session: Session) -> None:
     """Adds workers one by one and takes them away again."""
-    if not session.wants(ONE_MORE, quick=True):
+    if not session.wants(ONE_MORE, quick=False):
         return
     for turn in range(session.rounds()):
         for peer in session.wanted(("evener", FORKED)):

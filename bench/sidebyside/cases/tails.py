@@ -19,7 +19,7 @@ WORKERS = 2
 SHARE = 0.02
 # So long that p99 of the lowest load has ten requests above it in each round.
 SECONDS = {"block": 18.0, "burn": 12.0}
-QUICK_SECONDS = 5.0
+QUICK_SECONDS = 3.0
 STACKS = (
     *("evener", RELIEVED, FOUR),
     *("nginx → uvicorn each", "uvicorn --workers", "granian --workers"),
